@@ -1,0 +1,14 @@
+#include "base/check.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace causeway {
+
+void CheckFailed(const char* file, int line, const char* condition, const std::string& values) {
+  std::fprintf(stderr, "%s:%d: check failed: %s %s\n", file, line, condition, values.c_str());
+  std::fflush(stderr);
+  std::abort();
+}
+
+}  // namespace causeway

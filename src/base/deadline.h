@@ -1,0 +1,30 @@
+// A point in time that a wait must not pass.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+namespace causeway {
+
+class Deadline {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  static Deadline After(std::chrono::nanoseconds duration) {
+    return Deadline(Clock::now() + std::chrono::duration_cast<Clock::duration>(duration));
+  }
+  static Deadline AfterMs(int64_t ms) { return After(std::chrono::milliseconds(ms)); }
+
+  bool Passed() const { return Clock::now() >= at_; }
+  Clock::time_point at() const { return at_; }
+  int64_t RemainingMs() const {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(at_ - Clock::now());
+    return left.count() > 0 ? left.count() : 0;
+  }
+
+ private:
+  explicit Deadline(Clock::time_point at) : at_(at) {}
+  Clock::time_point at_;
+};
+
+}  // namespace causeway
