@@ -7,6 +7,7 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
+#include "base/dtype.h"
 
 namespace causeway {
 
@@ -65,9 +66,6 @@ class View {
   std::array<int64_t, kRank> shape_{};
   std::array<int64_t, kRank> stride_{};
 };
-
-// The element types of activations, packed weights and caches.
-enum class DType : uint8_t { kF32, kBf16, kI8 };
 
 inline int64_t SizeOf(DType type) { return type == DType::kF32 ? 4 : type == DType::kBf16 ? 2 : 1; }
 inline const char* NameOf(DType type) {

@@ -1,0 +1,82 @@
+// A request as the engine sees it: token ids in, token ids out. Text is the server's business.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace causeway {
+
+struct SamplingParams {
+  double temperature = 1.0;  // 0: greedy
+  double top_p = 1.0;        // (0, 1]
+  int64_t top_k = -1;        // -1 or 0: off
+  double min_p = 0.0;        // [0, 1]
+  uint64_t seed = 0;         // random numbers are a function of (seed, position) alone
+  int64_t max_new_tokens = 128;
+  int64_t min_new_tokens = 0;
+  bool ignore_eos = false;
+  std::vector<int32_t> stop_token_ids;
+  int64_t logprobs = -1;  // -1: none; n >= 0: the token's and the n most likely ones'
+};
+
+enum class FinishReason { kStop, kLength, kCancelled, kError };
+
+struct TokenLogprob {
+  int32_t token = 0;
+  double logprob = 0.0;
+};
+
+// One generated token.
+struct TokenOutput {
+  int32_t token = 0;
+  double logprob = 0.0;           // if asked for
+  std::vector<TokenLogprob> top;  // if asked for, best first
+};
+
+// Where a finished request's time went, in seconds.
+struct RequestTiming {
+  double queue_seconds = 0.0;
+  double prefill_seconds = 0.0;  // TTFT = queue + prefill
+  double decode_seconds = 0.0;
+};
+
+struct RequestResult {
+  Status status;  // not ok: kError or kCancelled, with the message for the client
+  FinishReason reason = FinishReason::kStop;
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  RequestTiming timing;
+};
+
+// Callbacks come from the engine thread, in order, on_finish last and exactly once; they must not
+// block (post to the io thread).
+struct Request {
+  std::string id;
+  std::vector<int32_t> prompt;  // not empty
+  SamplingParams sampling;
+  std::function<void(const TokenOutput&)> on_token;  // not called for the eos or stop token
+  std::function<void(const RequestResult&)> on_finish;
+};
+
+// What the server needs of an engine. The engine proper implements it; tests of the server use a
+// scripted one.
+class RequestSink {
+ public:
+  virtual ~RequestSink() = default;
+  // Takes the request, or says why not (queue full, prompt too long with both numbers, empty);
+  // then no callback is called. From any thread.
+  virtual Status Submit(std::shared_ptr<Request> request) = 0;
+  // Ends a request early; its on_finish follows with kCancelled. Unknown ids are ignored. From any
+  // thread.
+  virtual void Cancel(const std::string& id) = 0;
+  virtual int64_t context_length() const = 0;  // prompt + completion, in tokens
+  virtual bool healthy() const = 0;            // false: a step failed, the process is about to end
+};
+
+}  // namespace causeway

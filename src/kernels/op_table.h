@@ -1,0 +1,261 @@
+// The primitives that every CPU instruction set provides: plain structs and function pointers.
+//
+// One table per instruction set (generic, avx2, avx512, ...) and one plain reference. A primitive
+// runs on the calling thread, allocates nothing, and its results for a row depend on that row
+// alone: not on how many rows come with it, on the thread or on the panel range. kernels/op_set.h
+// checks shapes and spreads primitives over a thread team; nothing else calls them.
+//
+// This header is included by files compiled for different instruction sets, so it must not define
+// functions (STYLE.md, "Kernels": the linker would keep one copy for all).
+#pragma once
+
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace causeway {
+
+// Columns of a packed weight panel, tokens of a KV page, and keys of an attention block.
+inline constexpr int64_t kPanel = 64;
+inline constexpr int64_t kPage = 64;
+// Panels narrower than kPanel (the last of a matrix) are a multiple of this many columns.
+inline constexpr int64_t kPanelGranule = 16;
+// What `scratch` of any primitive must hold at least, aligned to 64 bytes.
+inline constexpr int64_t kScratchBytes = 4 << 20;
+
+// Packed weights W [n, k], y = x W^T, type T with g elements per group (f32: 1, bf16: 2, int8: 4):
+//   panels of 64 columns (the last one narrower: n % 64 rounded up to 16), panel p starts at
+//   element p * 64 * k', k' = k rounded up to a multiple of g, and holds [k'/g][width][g];
+//   absent rows and columns are zero.
+// Example, bf16: W[70, 5] (row 70 = 64 + 6, k = 5 -> k' = 6) lies in panel 1 of width 16 at
+//   1 * 64 * 6 + (5 / 2) * 16 * 2 + 6 * 2 + 5 % 2.
+enum class Epilogue : uint8_t {
+  kStoreF32,   // c = y
+  kStoreBf16,  // c = bf16(y)
+  kAddF32,     // c = c + c_scale[i] * y   (a multiplication and an addition; c_scale null: c + y)
+};
+
+// y[i, j] = sum over k of a[row(i), k] * W[j, k] for i in [0, m) and the columns of the panels
+// [panel_begin, panel_end).
+//
+// Order of the sum, the same for every m: k is cut in `segments` equal runs; inside a run one
+// accumulator starts at zero and walks k upward
+//   f32:  acc = fma(a, w, acc)           (mul and add where the CPU has no fma)
+//   bf16: in pairs, acc = fma(a[2p], w[2p], fma(a[2p+1], w[2p+1], acc)): the bits of vdpbf16ps,
+//         with denormals flushed; k must be even, and k / segments too
+//   int8: exact int32, then y = (float(sum) * a_scale[row(i)]) * w_scale[j]; segments is ignored
+// and the runs' results are added in a binary tree: run 0 + run 1, run 2 + run 3, then pairs of
+// those, ... (lower + higher).
+struct GemmArgs {
+  DType type;             // of a and W
+  const void* a;          // [*, k], int8: rows padded with zeros to a multiple of 4
+  int64_t a_stride;       // elements between rows
+  const int32_t* a_rows;  // row(i); null: i
+  int64_t m;
+  const void* w;  // packed [n, k]
+  int64_t n;
+  int64_t k;
+  int64_t panel_begin;
+  int64_t panel_end;
+  int32_t segments;       // a power of two that divides k (bf16: k / 2)
+  const float* a_scale;   // int8: indexed by row(i)
+  const float* w_scale;   // int8: [n]
+  const int32_t* w_sum;   // int8: [n], sum over k of W[j, k]
+  void* c;                // [*, n]; column j of row i at c + c_row(i) * c_stride + j
+  int64_t c_stride;       // elements
+  const int32_t* c_rows;  // c_row(i); null: i
+  const float* c_scale;   // [m], kAddF32 only; may be null
+  Epilogue epilogue;
+  void* scratch;
+};
+
+// RMSNorm and LayerNorm of rows, all in f32: the sum of squares in 16 interleaved lanes (lane j
+// adds the elements j, j + 16, ... in order), the lanes added in a binary tree.
+//   rms:   y = (x * (1 / sqrt(mean(x^2) + eps))) * weight
+//   layer: y = ((x - mean) * (1 / sqrt(var + eps))) * weight + bias, var = mean((x - mean)^2)
+struct NormArgs {
+  const float* x;  // [m, n]
+  int64_t x_stride;
+  int64_t m;
+  int64_t n;
+  const float* weight;  // [n]
+  const float* bias;    // [n], layer norm only
+  float eps;
+  float* out_f32;  // [m, n] or null
+  int64_t out_f32_stride;
+  uint16_t* out_bf16;  // [m, n] or null: the f32 result rounded once
+  int64_t out_bf16_stride;
+};
+
+// Rotates rope_dim values of every head by the row's position and stores all head_dim values in
+// `type`. Pair i is (x[2i], x[2i+1]) if interleaved, else (x[i], x[i + rope_dim/2]):
+//   y0 = x0 * cos - x1 * sin,  y1 = x0 * sin + x1 * cos       (each product rounded, then the sum)
+struct RotateArgs {
+  const float* x;  // [m, heads, head_dim], heads adjacent
+  int64_t x_stride;
+  int64_t m;
+  int64_t heads;
+  int64_t head_dim;
+  int64_t rope_begin;  // first rotated value of a head
+  int64_t rope_dim;
+  bool interleaved;
+  const float* cos;          // [positions, rope_dim / 2]
+  const float* sin;          // [positions, rope_dim / 2]
+  const int32_t* positions;  // [m], index into cos and sin
+  DType type;                // f32 or bf16
+  void* out;                 // [m, heads, head_dim]
+  int64_t out_stride;
+};
+
+// out = silu(gate) * up, silu(x) = x / (1 + exp(-x)), in f32 and rounded once.
+struct SiluMulArgs {
+  const float* gate;  // [m, n]
+  const float* up;    // [m, n]
+  int64_t in_stride;
+  int64_t m;
+  int64_t n;
+  DType type;  // f32 or bf16
+  void* out;   // [m, n]
+  int64_t out_stride;
+};
+
+// Symmetric int8 per row: amax = max(|x|, 1e-10), scale = amax / 127,
+// q = round_half_away_from_zero(x * (127 / amax)); the row is padded with zeros to out_stride.
+struct QuantizeArgs {
+  DType type;  // f32 or bf16
+  const void* x;
+  int64_t x_stride;
+  int64_t m;
+  int64_t k;
+  int8_t* out;         // [m, out_stride]
+  int64_t out_stride;  // k rounded up to a multiple of 4
+  float* scale;        // [m]
+};
+
+// Rounds f32 rows to bf16.
+struct ConvertArgs {
+  const float* x;  // [m, n]
+  int64_t x_stride;
+  int64_t m;
+  int64_t n;
+  uint16_t* out;
+  int64_t out_stride;
+};
+
+// Packs 64 keys and values of one head, as kv_b_proj expanded them, for DenseAttentionArgs.
+// Values are rounded to `type` here. Keys from `valid` on become zero, whatever the input holds.
+struct PackHeadArgs {
+  DType type;       // f32 or bf16
+  const float* kv;  // [64, nope + value]: k_nope then v of this head
+  int64_t kv_stride;
+  int64_t nope;
+  int64_t value;
+  int64_t rope;
+  const void* k_pe;  // [64, rope] in `type`: the shared rotated key, from the cache
+  int64_t k_pe_stride;
+  int64_t valid;  // 1..64
+  void* k_panel;  // packed weight with n = 64 keys, k = nope + rope: [(nope+rope)/g][64][g]
+  void* v_panel;  // packed weight with n = value, k = 64 keys: panels of [64/g][width][g]
+};
+
+// Causal attention of one head over materialised keys, for queries of one 64-aligned block of
+// positions. Flash style: for each page p in order (pages 0 .. first_position/64), in f32:
+//   s = scale * (q . k), -inf where the key's position > the query's
+//   m' = max(m, max s); e = exp(s - m'); l = l * exp(m - m') + sum e; o = o * exp(m - m') + e v
+// with e rounded to `type` before the product with v (the sum l takes the unrounded e), and at the
+// end out = o / l. The products follow the order of GemmArgs with one segment, o taken as the
+// initial value of the accumulator in o + e v. The sum of e: 16 interleaved lanes over the 64 keys,
+// then a binary tree.
+struct DenseAttentionArgs {
+  DType type;     // f32 or bf16
+  const void* q;  // [m, nope + rope]
+  int64_t q_stride;
+  int64_t m;               // 1..64
+  int64_t first_position;  // query i stands at first_position + i; all in one 64-aligned block
+  int64_t key_dim;         // nope + rope
+  int64_t value_dim;
+  const void* k_panels;  // page p at k_panels + p * k_page_stride (elements)
+  int64_t k_page_stride;
+  const void* v_panels;  // page p at v_panels + p * v_page_stride
+  int64_t v_page_stride;
+  float scale;
+  void* out;  // [m, value_dim] in `type`
+  int64_t out_stride;
+  void* scratch;
+};
+
+// Absorbed (multi-query) attention of one query, `heads` heads, over selected keys: the key is the
+// cached row [latent ; rope] and the value its first `latent` values. The selected positions are
+// walked in ascending order in blocks of 64 selected keys; inside a block and across blocks as in
+// DenseAttentionArgs. Keys of a last, shorter block that are absent count as not selected.
+struct AbsorbedAttentionArgs {
+  DType type;     // f32 or bf16, of q, cache and out
+  const void* q;  // [heads, latent + rope]
+  int64_t q_stride;
+  int64_t heads;
+  int64_t latent;
+  int64_t rope;
+  const void* const* pages;  // page p: [64, latent + rope], dense
+  const int32_t* positions;  // [count] ascending; null: 0 .. count-1
+  int64_t count;             // >= 1
+  float scale;
+  void* out;  // [heads, latent] in `type`
+  int64_t out_stride;
+  void* scratch;
+};
+
+// Lightning indexer scores of m queries against the keys of pages [page_begin, page_end):
+//   scores[i, s] = sum over h, upward from 0, of weight[i, h] * max(q[i, h] . k[s], 0)
+// (acc = acc + weight * relu, a multiplication and an addition), dot products in the order of
+// GemmArgs. Not masked: s runs over whole pages, and the caller reads the causal part only.
+struct IndexScoreArgs {
+  DType type;     // f32 or bf16
+  const void* q;  // [m, heads, dim], heads adjacent
+  int64_t q_stride;
+  const float* weight;  // [m, heads]
+  int64_t weight_stride;
+  int64_t m;
+  int64_t heads;
+  int64_t dim;
+  const void* const* key_pages;  // page p: packed weight with n = 64 keys, k = dim: [dim/g][64][g]
+  int64_t page_begin;
+  int64_t page_end;
+  float* scores;  // [m, *], column s = absolute position
+  int64_t scores_stride;
+  void* scratch;
+};
+
+// The k positions with the largest of scores[0, n), ties to the lower position, ascending; all of
+// them if n <= k. -0 equals +0. `scratch` holds the histograms. Returns how many.
+struct TopKArgs {
+  const float* scores;
+  int64_t n;
+  int64_t k;
+  int32_t* positions;  // [min(n, k)]
+  void* scratch;
+};
+
+struct OpTable {
+  const char* name;  // "reference", "generic", "avx2", "avx512", "avx512_bf16"
+  void (*gemm)(const GemmArgs&);
+  void (*rms_norm)(const NormArgs&);
+  void (*layer_norm)(const NormArgs&);
+  void (*rotate)(const RotateArgs&);
+  void (*silu_mul)(const SiluMulArgs&);
+  void (*quantize)(const QuantizeArgs&);
+  void (*convert)(const ConvertArgs&);
+  void (*pack_head)(const PackHeadArgs&);
+  void (*dense_attention)(const DenseAttentionArgs&);
+  void (*absorbed_attention)(const AbsorbedAttentionArgs&);
+  void (*index_scores)(const IndexScoreArgs&);
+  int64_t (*top_k)(const TopKArgs&);
+};
+
+// Plain loops, written to be read; the tests compare every other table with it.
+extern const OpTable kReferenceOps;
+extern const OpTable kGenericOps;     // portable C++, any CPU
+extern const OpTable kAvx2Ops;        // AVX2 and FMA
+extern const OpTable kAvx512Ops;      // AVX-512 F, BW, DQ, VL; bf16 products by two f32 fma
+extern const OpTable kAvx512Bf16Ops;  // and AVX512-BF16 and VNNI: vdpbf16ps, vpdpbusd
+
+}  // namespace causeway

@@ -1,0 +1,65 @@
+// Communicator: how the ranks of a group talk. Collectives only; every rank of the group calls the
+// same ones in the same order. One of the four virtual seams (STYLE.md).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/deadline.h"
+
+namespace causeway {
+
+// What a rank says it is doing, for the error when a peer is late: operation and layer.
+struct CollectiveName {
+  const char* operation = "";
+  int32_t layer = -1;
+};
+
+// One rank's end of a group. Used by that rank's thread only. Public methods check, keep the
+// deadline and compare the digest of (operation, layer, size) between ranks in debug builds;
+// private virtuals move bytes. All throw StepFailed, naming rank, operation and layer, when a peer
+// fails, is past the deadline, or has called Abort.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+  // Split-phase barrier: Arrive says that all this rank's earlier writes to shared memory are done
+  // and returns at once; Wait returns when every rank has arrived, and then their writes are
+  // visible. At most one split barrier is open at a time, and every Arrive has one Wait.
+  void Arrive(CollectiveName name);
+  void Wait(CollectiveName name);
+  void Barrier(CollectiveName name) {
+    Arrive(name);
+    Wait(name);
+  }
+
+  // Makes every present and later collective of the group throw StepFailed with this reason. From
+  // any thread.
+  void Abort(const std::string& reason);
+
+ protected:
+  Communicator(int rank, int size, int64_t timeout_ms)
+      : rank_(rank), size_(size), timeout_ms_(timeout_ms) {}
+  int64_t timeout_ms() const { return timeout_ms_; }
+
+ private:
+  virtual void DoArrive(CollectiveName name) = 0;
+  virtual void DoWait(CollectiveName name, Deadline deadline) = 0;
+  virtual void DoAbort(const std::string& reason) = 0;
+
+  const int rank_;
+  const int size_;
+  const int64_t timeout_ms_;
+  bool arrived_ = false;
+};
+
+// A group of `size` ranks that are threads of this process: spin, then yield, then sleep.
+// result[i] is rank i's end; the ends share state that lives until the last is destroyed.
+std::vector<std::unique_ptr<Communicator>> MakeThreadsCommunicators(int size, int64_t timeout_ms);
+
+}  // namespace causeway
