@@ -1,0 +1,364 @@
+// The plain reference of every primitive: loops written to be read, in the documented order.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "base/bf16.h"
+#include "kernels/op_table.h"
+
+namespace causeway {
+namespace {
+
+float Load(DType type, const void* data, int64_t i) {
+  return type == DType::kF32 ? static_cast<const float*>(data)[i]
+                             : FromBf16(static_cast<const Bf16*>(data)[i]);
+}
+
+void Store(DType type, void* data, int64_t i, float value) {
+  if (type == DType::kF32) {
+    static_cast<float*>(data)[i] = value;
+  } else {
+    static_cast<Bf16*>(data)[i] = ToBf16(value);
+  }
+}
+
+float Round(DType type, float value) {
+  return type == DType::kF32 ? value : FromBf16(ToBf16(value));
+}
+
+int64_t GroupOf(DType type) { return type == DType::kF32 ? 1 : type == DType::kBf16 ? 2 : 4; }
+
+// Index of W[j, k] in a packed matrix [n, depth]; see GemmArgs.
+int64_t PackedIndex(DType type, int64_t n, int64_t depth, int64_t j, int64_t k) {
+  const int64_t g = GroupOf(type);
+  const int64_t padded = (depth + g - 1) / g * g;
+  const int64_t panel = j / kPanel;
+  const int64_t left = n - panel * kPanel;
+  const int64_t width =
+      left >= kPanel ? kPanel : (left + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
+  return panel * kPanel * padded + (k / g) * width * g + (j % kPanel) * g + k % g;
+}
+
+// acc + the product of two runs of `count` elements, in the order of GemmArgs.
+template <typename A, typename W>
+float Accumulate(DType type, int64_t count, float acc, A a, W w) {
+  if (type == DType::kF32) {
+    for (int64_t k = 0; k < count; ++k) acc = std::fma(a(k), w(k), acc);
+    return acc;
+  }
+  for (int64_t k = 0; k < count; k += 2) {
+    acc = std::fma(a(k), w(k), std::fma(a(k + 1), w(k + 1), acc));
+  }
+  return acc;
+}
+
+// The runs' results, added pairwise: neighbours first.
+float TreeSum(std::vector<float> values) {
+  while (values.size() > 1) {
+    std::vector<float> next(values.size() / 2);
+    for (size_t i = 0; i < next.size(); ++i) next[i] = values[2 * i] + values[2 * i + 1];
+    values = std::move(next);
+  }
+  return values[0];
+}
+
+void Gemm(const GemmArgs& args) {
+  const int64_t end = std::min(args.panel_end * kPanel, args.n);
+  for (int64_t i = 0; i < args.m; ++i) {
+    const int64_t row = args.a_rows == nullptr ? i : args.a_rows[i];
+    const int64_t out_row = args.c_rows == nullptr ? i : args.c_rows[i];
+    for (int64_t j = args.panel_begin * kPanel; j < end; ++j) {
+      float y = 0.0f;
+      if (args.type == DType::kI8) {
+        const auto* a = static_cast<const int8_t*>(args.a) + row * args.a_stride;
+        const auto* w = static_cast<const int8_t*>(args.w);
+        int32_t sum = 0;
+        for (int64_t k = 0; k < args.k; ++k) {
+          sum += a[k] * w[PackedIndex(args.type, args.n, args.k, j, k)];
+        }
+        y = static_cast<float>(sum) * args.a_scale[row] * args.w_scale[j];
+      } else {
+        const int64_t run = args.k / args.segments;
+        std::vector<float> runs;
+        for (int64_t begin = 0; begin < args.k || runs.empty(); begin += run) {
+          runs.push_back(Accumulate(
+              args.type, run, 0.0f,
+              [&](int64_t k) { return Load(args.type, args.a, row * args.a_stride + begin + k); },
+              [&](int64_t k) {
+                return Load(args.type, args.w,
+                            PackedIndex(args.type, args.n, args.k, j, begin + k));
+              }));
+        }
+        y = TreeSum(std::move(runs));
+      }
+      const int64_t at = out_row * args.c_stride + j;
+      switch (args.epilogue) {
+        case Epilogue::kStoreF32:
+          static_cast<float*>(args.c)[at] = y;
+          break;
+        case Epilogue::kStoreBf16:
+          static_cast<Bf16*>(args.c)[at] = ToBf16(y);
+          break;
+        case Epilogue::kAddF32:
+          if (args.c_scale != nullptr) y *= args.c_scale[i];
+          static_cast<float*>(args.c)[at] += y;
+          break;
+      }
+    }
+  }
+}
+
+// Sum in 16 interleaved lanes, then a binary tree: lane j + lane j + 8, then + 4, ...
+template <typename Value>
+float LaneSum(int64_t n, Value value) {
+  float lanes[16] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i % 16] += value(i);
+  for (int width = 8; width >= 1; width /= 2) {
+    for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+  }
+  return lanes[0];
+}
+
+void StoreNorm(const NormArgs& args, int64_t row, int64_t i, float y) {
+  if (args.out_f32 != nullptr) args.out_f32[row * args.out_f32_stride + i] = y;
+  if (args.out_bf16 != nullptr) args.out_bf16[row * args.out_bf16_stride + i] = ToBf16(y);
+}
+
+void RmsNorm(const NormArgs& args) {
+  for (int64_t row = 0; row < args.m; ++row) {
+    const float* x = args.x + row * args.x_stride;
+    const float sum = LaneSum(args.n, [&](int64_t i) { return x[i] * x[i]; });
+    const float factor = 1.0f / std::sqrt(sum / static_cast<float>(args.n) + args.eps);
+    for (int64_t i = 0; i < args.n; ++i) StoreNorm(args, row, i, x[i] * factor * args.weight[i]);
+  }
+}
+
+void LayerNorm(const NormArgs& args) {
+  for (int64_t row = 0; row < args.m; ++row) {
+    const float* x = args.x + row * args.x_stride;
+    const auto n = static_cast<float>(args.n);
+    const float mean = LaneSum(args.n, [&](int64_t i) { return x[i]; }) / n;
+    const float variance =
+        LaneSum(args.n, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / n;
+    const float factor = 1.0f / std::sqrt(variance + args.eps);
+    for (int64_t i = 0; i < args.n; ++i) {
+      StoreNorm(args, row, i, (x[i] - mean) * factor * args.weight[i] + args.bias[i]);
+    }
+  }
+}
+
+void Rotate(const RotateArgs& args) {
+  const int64_t half = args.rope_dim / 2;
+  for (int64_t row = 0; row < args.m; ++row) {
+    const float* cos = args.cos + args.positions[row] * half;
+    const float* sin = args.sin + args.positions[row] * half;
+    for (int64_t head = 0; head < args.heads; ++head) {
+      const float* x = args.x + row * args.x_stride + head * args.head_dim;
+      const int64_t out = row * args.out_stride + head * args.head_dim;
+      for (int64_t i = 0; i < args.head_dim; ++i) Store(args.type, args.out, out + i, x[i]);
+      for (int64_t i = 0; i < half; ++i) {
+        const int64_t first = args.rope_begin + (args.interleaved ? 2 * i : i);
+        const int64_t second = first + (args.interleaved ? 1 : half);
+        Store(args.type, args.out, out + first, x[first] * cos[i] - x[second] * sin[i]);
+        Store(args.type, args.out, out + second, x[first] * sin[i] + x[second] * cos[i]);
+      }
+    }
+  }
+}
+
+void SiluMul(const SiluMulArgs& args) {
+  for (int64_t row = 0; row < args.m; ++row) {
+    for (int64_t i = 0; i < args.n; ++i) {
+      const float gate = args.gate[row * args.in_stride + i];
+      const float up = args.up[row * args.in_stride + i];
+      Store(args.type, args.out, row * args.out_stride + i, gate / (1.0f + std::exp(-gate)) * up);
+    }
+  }
+}
+
+void Quantize(const QuantizeArgs& args) {
+  for (int64_t row = 0; row < args.m; ++row) {
+    float amax = 1e-10f;
+    for (int64_t i = 0; i < args.k; ++i) {
+      amax = std::max(amax, std::fabs(Load(args.type, args.x, row * args.x_stride + i)));
+    }
+    const float inverse = 127.0f / amax;
+    for (int64_t i = 0; i < args.out_stride; ++i) {
+      const float x = i < args.k ? Load(args.type, args.x, row * args.x_stride + i) : 0.0f;
+      const float v = x * inverse;
+      args.out[row * args.out_stride + i] = static_cast<int8_t>(v + std::copysign(0.5f, v));
+    }
+    args.scale[row] = amax / 127.0f;
+  }
+}
+
+void Convert(const ConvertArgs& args) {
+  for (int64_t row = 0; row < args.m; ++row) {
+    for (int64_t i = 0; i < args.n; ++i) {
+      args.out[row * args.out_stride + i] = ToBf16(args.x[row * args.x_stride + i]);
+    }
+  }
+}
+
+void PackHead(const PackHeadArgs& args) {
+  const int64_t dim = args.nope + args.rope;
+  for (int64_t key = 0; key < kPage; ++key) {
+    const bool present = key < args.valid;
+    for (int64_t k = 0; k < dim; ++k) {
+      const float value = !present ? 0.0f
+                          : k < args.nope
+                              ? args.kv[key * args.kv_stride + k]
+                              : Load(args.type, args.k_pe, key * args.k_pe_stride + k - args.nope);
+      Store(args.type, args.k_panel, PackedIndex(args.type, kPage, dim, key, k), value);
+    }
+    const int64_t columns = (args.value + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
+    for (int64_t j = 0; j < columns; ++j) {
+      const float value =
+          present && j < args.value ? args.kv[key * args.kv_stride + args.nope + j] : 0.0f;
+      Store(args.type, args.v_panel, PackedIndex(args.type, args.value, kPage, j, key), value);
+    }
+  }
+}
+
+// The running state of one query and head in flash-style attention.
+class OnlineSoftmax {
+ public:
+  OnlineSoftmax(DType type, int64_t value_dim)
+      : type_(type), out_(static_cast<size_t>(value_dim), 0.0f) {}
+
+  // One block of 64 keys: their scaled scores (-inf: not visible) and value(key, column).
+  template <typename Value>
+  void AddBlock(const float (&score)[kPage], Value value) {
+    float top = max_;
+    for (float s : score) top = std::max(top, s);
+    const float rescale = std::exp(max_ - top);
+    float weight[kPage];
+    for (int64_t key = 0; key < kPage; ++key) weight[key] = std::exp(score[key] - top);
+    sum_ = sum_ * rescale + LaneSum(kPage, [&](int64_t key) { return weight[key]; });
+    for (size_t j = 0; j < out_.size(); ++j) {
+      out_[j] = Accumulate(
+          type_, kPage, out_[j] * rescale, [&](int64_t key) { return Round(type_, weight[key]); },
+          [&](int64_t key) { return value(key, static_cast<int64_t>(j)); });
+    }
+    max_ = top;
+  }
+  float Result(int64_t j) const { return out_[static_cast<size_t>(j)] / sum_; }
+
+ private:
+  const DType type_;
+  float max_ = -INFINITY;
+  float sum_ = 0.0f;
+  std::vector<float> out_;
+};
+
+void DenseAttention(const DenseAttentionArgs& args) {
+  for (int64_t i = 0; i < args.m; ++i) {
+    const int64_t position = args.first_position + i;
+    OnlineSoftmax softmax(args.type, args.value_dim);
+    for (int64_t page = 0; page <= args.first_position / kPage; ++page) {
+      const int64_t k_base = page * args.k_page_stride;
+      const int64_t v_base = page * args.v_page_stride;
+      float score[kPage];
+      for (int64_t key = 0; key < kPage; ++key) {
+        const float dot = Accumulate(
+            args.type, args.key_dim, 0.0f,
+            [&](int64_t k) { return Load(args.type, args.q, i * args.q_stride + k); },
+            [&](int64_t k) {
+              return Load(args.type, args.k_panels,
+                          k_base + PackedIndex(args.type, kPage, args.key_dim, key, k));
+            });
+        score[key] = page * kPage + key <= position ? dot * args.scale : -INFINITY;
+      }
+      softmax.AddBlock(score, [&](int64_t key, int64_t j) {
+        return Load(args.type, args.v_panels,
+                    v_base + PackedIndex(args.type, args.value_dim, kPage, j, key));
+      });
+    }
+    for (int64_t j = 0; j < args.value_dim; ++j) {
+      Store(args.type, args.out, i * args.out_stride + j, softmax.Result(j));
+    }
+  }
+}
+
+void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
+  const int64_t dim = args.latent + args.rope;
+  for (int64_t head = 0; head < args.heads; ++head) {
+    OnlineSoftmax softmax(args.type, args.latent);
+    for (int64_t begin = 0; begin < args.count; begin += kPage) {
+      const auto row = [&](int64_t key) {
+        const int64_t p = args.positions == nullptr ? begin + key : args.positions[begin + key];
+        return static_cast<const char*>(args.pages[p / kPage]) +
+               (p % kPage) * dim * (args.type == DType::kF32 ? 4 : 2);
+      };
+      float score[kPage];
+      for (int64_t key = 0; key < kPage; ++key) {
+        if (begin + key >= args.count) {
+          score[key] = -INFINITY;
+          continue;
+        }
+        score[key] = args.scale * Accumulate(
+                                      args.type, dim, 0.0f,
+                                      [&](int64_t k) {
+                                        return Load(args.type, args.q, head * args.q_stride + k);
+                                      },
+                                      [&](int64_t k) { return Load(args.type, row(key), k); });
+      }
+      softmax.AddBlock(score, [&](int64_t key, int64_t j) {
+        return begin + key < args.count ? Load(args.type, row(key), j) : 0.0f;
+      });
+    }
+    for (int64_t j = 0; j < args.latent; ++j) {
+      Store(args.type, args.out, head * args.out_stride + j, softmax.Result(j));
+    }
+  }
+}
+
+void IndexScores(const IndexScoreArgs& args) {
+  for (int64_t i = 0; i < args.m; ++i) {
+    for (int64_t s = args.page_begin * kPage; s < args.page_end * kPage; ++s) {
+      float score = 0.0f;
+      for (int64_t head = 0; head < args.heads; ++head) {
+        const float dot = Accumulate(
+            args.type, args.dim, 0.0f,
+            [&](int64_t k) {
+              return Load(args.type, args.q, i * args.q_stride + head * args.dim + k);
+            },
+            [&](int64_t k) {
+              return Load(args.type, args.key_pages[s / kPage],
+                          PackedIndex(args.type, kPage, args.dim, s % kPage, k));
+            });
+        score += args.weight[i * args.weight_stride + head] * std::max(dot, 0.0f);
+      }
+      args.scores[i * args.scores_stride + s] = score;
+    }
+  }
+}
+
+int64_t TopK(const TopKArgs& args) {
+  std::vector<int32_t> order(static_cast<size_t>(args.n));
+  std::iota(order.begin(), order.end(), 0);
+  const int64_t count = std::min(args.n, args.k);
+  // Equal scores compare equal (so does -0 to +0), and a stable sort keeps the lower position
+  // first.
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    if (std::isnan(args.scores[a]) || std::isnan(args.scores[b])) {
+      return !std::isnan(args.scores[a]) && std::isnan(args.scores[b]);
+    }
+    return args.scores[a] > args.scores[b];
+  });
+  order.resize(static_cast<size_t>(count));
+  std::sort(order.begin(), order.end());
+  std::copy(order.begin(), order.end(), args.positions);
+  return count;
+}
+
+}  // namespace
+
+const OpTable kReferenceOps = {
+    "reference", &Gemm,     &RmsNorm,        &LayerNorm,         &Rotate,      &SiluMul, &Quantize,
+    &Convert,    &PackHead, &DenseAttention, &AbsorbedAttention, &IndexScores, &TopK,
+};
+
+}  // namespace causeway
