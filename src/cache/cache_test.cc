@@ -1,0 +1,56 @@
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "base/bf16.h"
+#include "cache/kv_cache.h"
+#include "cache/page_pool.h"
+#include "kernels/op_table.h"
+
+namespace causeway {
+namespace {
+
+TEST(PagePool, HandsOutEveryPageOnceAndTakesThemBack) {
+  PagePool pool(5);
+  std::vector<int32_t> a;
+  std::vector<int32_t> b;
+  ASSERT_TRUE(pool.Allocate(3, a).ok());
+  const Status full = pool.Allocate(3, b);
+  EXPECT_EQ(full.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(full.message(), "KV cache is full: 3 pages needed, 2 of 5 free");
+  EXPECT_TRUE(b.empty());
+  ASSERT_TRUE(pool.Allocate(2, b).ok());
+  std::set<int32_t> all(a.begin(), a.end());
+  all.insert(b.begin(), b.end());
+  EXPECT_EQ(all.size(), 5u);
+  pool.Free(a);
+  EXPECT_EQ(pool.available(), 3);
+  EXPECT_TRUE(a.empty());
+}
+
+TEST(PagePool, RefusesToFreeAPageTwice) {
+  PagePool pool(2);
+  std::vector<int32_t> pages;
+  ASSERT_TRUE(pool.Allocate(1, pages).ok());
+  std::vector<int32_t> again = pages;
+  pool.Free(pages);
+  EXPECT_DEATH(pool.Free(again), "check failed");
+}
+
+TEST(KvCache, KeepsLatentsAsRowsAndIndexKeysAsPanels) {
+  const KvShape shape{.layers = 2, .latent_dim = 6, .index_dim = 4, .type = DType::kBf16};
+  EXPECT_EQ(shape.BytesPerToken(), 2 * 10 * 2);
+  const KvCache cache(shape, 3);
+  const Bf16 latent[6] = {1, 2, 3, 4, 5, 6};
+  const Bf16 key[4] = {7, 8, 9, 10};
+  cache.StoreLatent(1, 2, 63, latent);
+  cache.StoreIndexKey(1, 2, 5, key);
+  EXPECT_EQ(static_cast<Bf16*>(cache.LatentPage(1, 2))[63 * 6 + 5], 6);
+  const auto* panel = static_cast<Bf16*>(cache.IndexPage(1, 2));
+  // [dim / 2][64][2]: dimension 3 of slot 5 is the second of group 1.
+  EXPECT_EQ(panel[1 * kPage * 2 + 5 * 2 + 1], 10);
+  EXPECT_EQ(static_cast<Bf16*>(cache.LatentPage(0, 2))[63 * 6 + 5], 0);
+}
+
+}  // namespace
+}  // namespace causeway

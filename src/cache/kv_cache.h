@@ -1,0 +1,48 @@
+// The paged cache of latent KV and index keys that the ranks of a host share.
+#pragma once
+
+#include <cstdint>
+
+#include "base/buffer.h"
+#include "base/view.h"
+
+namespace causeway {
+
+// What a cache holds per token and layer.
+struct KvShape {
+  int64_t layers = 0;
+  int64_t latent_dim =
+      0;  // kv_lora_rank + qk_rope_head_dim: the normed latent, then the rotated key
+  int64_t index_dim = 0;  // index_head_dim; 0 without an indexer
+  DType type = DType::kBf16;
+
+  int64_t BytesPerToken() const { return layers * (latent_dim + index_dim) * SizeOf(type); }
+};
+
+// Pages of 64 tokens. In a page of a layer, latents are rows [64, latent_dim]; index keys are
+// packed as the operand of the score product, [index_dim / g][64][g] with g = 1 (f32) or 2 (bf16),
+// so that a page is one packed panel (kernels/op_table.h).
+//
+// Rank threads write disjoint tokens and read after the layer's exchange; nothing is locked.
+class KvCache {
+ public:
+  KvCache(const KvShape& shape, int64_t pages);
+
+  const KvShape& shape() const { return shape_; }
+  int64_t pages() const { return pages_; }
+  int64_t bytes() const { return latents_.bytes() + index_keys_.bytes(); }
+
+  void* LatentPage(int64_t layer, int32_t page) const;  // [64, latent_dim]
+  void* IndexPage(int64_t layer, int32_t page) const;   // packed [64, index_dim]
+  // Stores one token's values, already in the cache's type.
+  void StoreLatent(int64_t layer, int32_t page, int64_t slot, const void* values) const;
+  void StoreIndexKey(int64_t layer, int32_t page, int64_t slot, const void* values) const;
+
+ private:
+  const KvShape shape_;
+  const int64_t pages_;
+  Buffer latents_;     // [layers, pages, 64, latent_dim]
+  Buffer index_keys_;  // [layers, pages, index_dim / g, 64, g]
+};
+
+}  // namespace causeway
