@@ -1,0 +1,127 @@
+#include "app/flags.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+namespace causeway {
+
+void ModelFlags::Register(CLI::App& app, bool model_required) {
+  auto* path =
+      app.add_option("--model-path,--model", model_path, "Checkpoint directory as on Hugging Face");
+  if (model_required) path->required();
+  app.add_option("--dtype", dtype,
+                 "Numeric mode: bfloat16 (fast; auto means this) or float32 (exact, for checking)")
+      ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
+      ->capture_default_str();
+  app.add_option("--tp,--tp-size,--tensor-parallel-size", tp,
+                 "World size: ranks in all; attention TP = tp / (cp * dp). 0: cp * dp")
+      ->capture_default_str();
+  app.add_option("--cp-size,--context-parallel-size,--attn-cp-size", cp_size,
+                 "Context-parallel ranks: they split the tokens of a prefill")
+      ->capture_default_str();
+  app.add_option("--dp-size,--dp,--data-parallel-size", dp_size, "Data-parallel groups")
+      ->capture_default_str();
+  app.add_option("--ep-size,--ep,--expert-parallel-size", ep_size,
+                 "Ranks that split the experts; 0: automatic")
+      ->capture_default_str();
+  app.add_option("--threads-per-rank", threads_per_rank, "CPU threads of each rank")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--cp-partition", cp_partition, "contiguous, zigzag or balanced")
+      ->capture_default_str();
+  app.add_option("--chunked-prefill-size", chunked_prefill_size,
+                 "Prompt tokens of one step; -1: the whole prompt")
+      ->capture_default_str();
+  app.add_option(
+         "--context-length", context_length,
+         "Longest sequence, prompt and answer, in tokens; 0: 69632 or what the model allows")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--max-total-tokens", max_total_tokens,
+                 "KV cache of all sequences, in tokens; 0: the context length")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--isa", isa, "Instruction set of the kernels; auto: the fastest here")
+      ->capture_default_str();
+  app.add_option("--watchdog-timeout", watchdog_timeout,
+                 "Seconds after which a step that has not ended ends the process")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--trace", trace, "Write a Chrome/Perfetto trace with a lane per rank here");
+}
+
+StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
+  HostOptions out;
+  CAUSEWAY_ASSIGN_OR_RETURN(const PartitionKind partition, ParsePartitionKind(cp_partition));
+  CAUSEWAY_ASSIGN_OR_RETURN(
+      out.ranks.layout, Layout::Make(tp, cp_size, dp_size, ep_size, threads_per_rank, partition));
+  out.model_path = model_path;
+  out.dtype = dtype == "float32" ? DType::kF32 : DType::kBf16;
+  out.isa = isa;
+  out.context_length = context_length;
+  out.max_total_tokens = max_total_tokens;
+  out.ranks.keep_trace_events = !trace.empty();
+  out.ranks.watchdog_timeout_ms = watchdog_timeout * 1000;
+  out.ranks.collective_timeout_ms = watchdog_timeout * 1000;
+  out.progress = LoadingBar();
+  return out;
+}
+
+void RegisterJson(CLI::App& app, bool& json) {
+  app.add_flag("--json", json, "Print one JSON object instead of text");
+}
+
+LoadProgress LoadingBar() {
+  if (isatty(STDERR_FILENO) == 0) return {};
+  struct Bar {
+    std::mutex mutex;
+    int shown = -1;
+  };
+  auto bar = std::make_shared<Bar>();
+  return [bar](int64_t done, int64_t total) {
+    const std::lock_guard lock(bar->mutex);
+    const int percent = total == 0 ? 100 : static_cast<int>(done * 100 / total);
+    if (percent <= bar->shown) return;
+    bar->shown = percent;
+    std::fprintf(stderr, "\rloading weights [%-40.*s] %3d %%%s", percent * 40 / 100,
+                 "########################################", percent, percent == 100 ? "\n" : "");
+    std::fflush(stderr);
+  };
+}
+
+Status WriteTraceFile(const std::string& path, RankGroup& ranks) {
+  return path.empty() ? Status() : WriteTrace(path, ranks.lanes());
+}
+
+StatusOr<std::string> ReadTextFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return NotFound(Text("can't read ", path));
+  std::ostringstream text;
+  text << file.rdbuf();
+  return std::move(text).str();
+}
+
+StatusOr<std::vector<int32_t>> ReadTokensFile(const std::string& path) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("tokens") || !json["tokens"].is_array()) {
+    return InvalidArgument(Text(path, ": expected {\"tokens\": [...]}"));
+  }
+  std::vector<int32_t> tokens;
+  for (const auto& token : json["tokens"]) {
+    if (!token.is_number_integer() || token < 0 || token > INT32_MAX) {
+      return InvalidArgument(
+          Text(path, ": tokens[", tokens.size(), "] is ", token.dump(), "; expected a token id"));
+    }
+    tokens.push_back(token.get<int32_t>());
+  }
+  if (tokens.empty()) return InvalidArgument(Text(path, ": tokens is empty"));
+  return tokens;
+}
+
+}  // namespace causeway

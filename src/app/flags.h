@@ -1,0 +1,48 @@
+// The flags that commands share, spelled as SGLang spells them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "base/status.h"
+#include "engine/model_host.h"
+
+namespace causeway {
+
+// Which checkpoint, in which numeric mode, on which ranks.
+struct ModelFlags {
+  std::string model_path;
+  std::string dtype = "auto";
+  int tp = 0;  // world size; 0: cp_size * dp_size
+  int cp_size = 1;
+  int dp_size = 1;
+  int ep_size = 0;  // 0: automatic
+  int threads_per_rank = 1;
+  std::string cp_partition = "balanced";
+  int64_t chunked_prefill_size = 8192;
+  int64_t context_length = 0;
+  int64_t max_total_tokens = 0;
+  std::string isa = "auto";
+  int64_t watchdog_timeout = 300;
+  std::string trace;
+
+  // `model_required`: --model-path must be given.
+  void Register(CLI::App& app, bool model_required = true);
+  StatusOr<HostOptions> ToHostOptions() const;
+};
+
+// Adds --json; the command then prints one JSON object on stdout and nothing else.
+void RegisterJson(CLI::App& app, bool& json);
+
+// A progress bar on stderr while weights load, if stderr is a terminal; else nothing.
+LoadProgress LoadingBar();
+
+// Writes the host's trace to `path` if it is not empty.
+Status WriteTraceFile(const std::string& path, RankGroup& ranks);
+
+// {"tokens": [...]} -> ids; errors name the file.
+StatusOr<std::vector<int32_t>> ReadTokensFile(const std::string& path);
+StatusOr<std::string> ReadTextFile(const std::string& path);
+
+}  // namespace causeway

@@ -1,0 +1,31 @@
+// causeway: one binary, one command each for what it does.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "app/command.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Causeway: inference server for DeepSeek V3 / V3.2 with context-parallel prefill",
+               "causeway");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "causeway 0.1.0");
+  causeway::Run run;
+  causeway::AddServe(app, run);
+  causeway::AddGenerate(app, run);
+  causeway::AddLogits(app, run);
+  causeway::AddInspect(app, run);
+  causeway::AddBench(app, run);
+  causeway::AddMakeModel(app, run);
+  causeway::AddDemo(app, run);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    const causeway::Status status = run();
+    if (status.ok()) return 0;
+    std::fprintf(stderr, "causeway: error: %s\n", status.message().c_str());
+    return 1;
+  } catch (const std::exception& failure) {  // can't start: no memory, no such CPU feature
+    std::fprintf(stderr, "causeway: error: %s\n", failure.what());
+    return 1;
+  }
+}

@@ -1,0 +1,191 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "engine/sampler.h"
+
+namespace causeway {
+namespace {
+
+constexpr int64_t kIdleWaitMs = 500;
+constexpr size_t kCommandSlack = 4096;  // room for cancels beside the queued requests
+
+double Seconds(int64_t begin_ns, int64_t end_ns) {
+  return begin_ns == 0 || end_ns == 0 ? 0.0 : static_cast<double>(end_ns - begin_ns) * 1e-9;
+}
+
+}  // namespace
+
+Engine::Engine(ModelHost& host, const EngineOptions& options)
+    : host_(host),
+      options_(options),
+      context_length_(host.context_length()),
+      page_capacity_(host.pages().capacity()),
+      scheduler_(host.pages(), options.limits),
+      commands_(static_cast<size_t>(options.max_queued_requests) + kCommandSlack),
+      thread_([this] { Loop(); }) {}
+
+Engine::~Engine() {
+  draining_.store(true);
+  commands_.Close();
+  thread_.join();
+}
+
+Status Engine::Submit(std::shared_ptr<Request> request) {
+  if (!healthy_.load()) return Unavailable("the engine has failed and is shutting down");
+  if (draining_.load()) return Unavailable("the server is shutting down");
+  if (request->prompt.empty()) return InvalidArgument("the prompt has no tokens");
+  const auto prompt = static_cast<int64_t>(request->prompt.size());
+  const int64_t longest = prompt + request->sampling.max_new_tokens;
+  if (request->sampling.max_new_tokens < 1) {
+    return InvalidArgument(
+        Text("max_tokens is ", request->sampling.max_new_tokens, "; it must be at least 1"));
+  }
+  if (longest > context_length_) {
+    return InvalidArgument(Text("the prompt has ", prompt, " tokens and max_tokens is ",
+                                request->sampling.max_new_tokens, ", together ", longest,
+                                "; the context length is ", context_length_));
+  }
+  for (size_t i = 0; i < request->prompt.size(); ++i) {
+    if (request->prompt[i] < 0 || request->prompt[i] >= host_.config().vocab_size) {
+      return InvalidArgument(Text("prompt token ", i, " is ", request->prompt[i], "; ids are 0 to ",
+                                  host_.config().vocab_size - 1));
+    }
+  }
+  auto sequence = std::make_unique<Sequence>();
+  sequence->request = std::move(request);
+  sequence->submitted_ns = NowNs();
+  if (const int64_t pages = Scheduler::PagesFor(*sequence); pages > page_capacity_) {
+    return InvalidArgument(Text("the request needs ", pages * kPage, " tokens of KV cache; it has ",
+                                page_capacity_ * kPage, " (--max-total-tokens)"));
+  }
+  if (unfinished_.fetch_add(1) >= options_.max_queued_requests) {
+    unfinished_.fetch_sub(1);
+    return Unavailable(
+        Text("the queue is full: ", options_.max_queued_requests, " requests are waiting"));
+  }
+  if (!commands_.TryPush({.submit = std::move(sequence), .cancel = {}})) {
+    unfinished_.fetch_sub(1);
+    return Unavailable("the server is shutting down");
+  }
+  return Status();
+}
+
+void Engine::Cancel(const std::string& id) {
+  // A full queue drops the cancel: the request then ends by itself.
+  (void)commands_.TryPush({.submit = nullptr, .cancel = id});
+}
+
+bool Engine::Drain(Deadline deadline) {
+  draining_.store(true);
+  while (unfinished_.load() > 0) {
+    if (deadline.Passed()) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return true;
+}
+
+void Engine::Loop() {
+  for (;;) {
+    const bool idle = scheduler_.idle();
+    while (std::optional<Command> command =
+               commands_.Pop(Deadline::AfterMs(idle && scheduler_.idle() ? kIdleWaitMs : 0))) {
+      Handle(std::move(*command));
+    }
+    if (commands_.closed()) break;
+    if (!scheduler_.idle()) Step();
+    if (!healthy_.load()) break;
+  }
+  // Nothing may be left without an answer.
+  const Status why = healthy_.load() ? Cancelled("the server is shutting down")
+                                     : Unavailable("the engine has failed and is shutting down");
+  while (std::optional<Command> command = commands_.Pop(Deadline::AfterMs(0))) {
+    if (command->submit != nullptr) scheduler_.Add(std::move(command->submit));
+  }
+  for (Sequence* sequence : scheduler_.All()) {
+    Finish(*sequence, healthy_.load() ? FinishReason::kCancelled : FinishReason::kError, why);
+  }
+}
+
+void Engine::Handle(Command command) {
+  if (command.submit != nullptr) {
+    scheduler_.Add(std::move(command.submit));
+  } else if (Sequence* sequence = scheduler_.Find(command.cancel)) {
+    Finish(*sequence, FinishReason::kCancelled, Cancelled("the request was cancelled"));
+  }
+}
+
+void Engine::Step() {
+  std::vector<Sequence*> owners;
+  const Batch batch = scheduler_.Next(NowNs(), owners);
+  StepOutput output(host_.config(), host_.weights().mode(), batch, nullptr);
+  const Status status = host_.ranks().RunStep(batch, output);
+  if (!status.ok()) {
+    healthy_.store(false);
+    for (Sequence* sequence : owners) Finish(*sequence, FinishReason::kError, status);
+    return;
+  }
+  for (size_t i = 0; i < owners.size(); ++i) {
+    const Extend& extend = batch.extends[i];
+    owners[i]->cached = extend.end();
+    const int64_t row = output.RowOf(batch, static_cast<int32_t>(i), extend.end() - 1);
+    if (row >= 0) Advance(*owners[i], output.logits().row(row));
+  }
+}
+
+void Engine::Advance(Sequence& sequence, const float* logits) {
+  const Request& request = *sequence.request;
+  const SamplingParams& sampling = request.sampling;
+  const int64_t vocab = host_.config().vocab_size;
+  const auto produced = static_cast<int64_t>(sequence.output.size());
+  // Before min_new_tokens, tokens that would end the answer can't be chosen.
+  std::vector<int32_t> stops = sampling.stop_token_ids;
+  if (!sampling.ignore_eos) {
+    for (int64_t id : host_.config().eos_token_ids) stops.push_back(static_cast<int32_t>(id));
+  }
+  std::vector<float> masked;
+  if (produced < sampling.min_new_tokens && !stops.empty()) {
+    masked.assign(logits, logits + vocab);
+    for (int32_t id : stops) {
+      if (id >= 0 && id < vocab) masked[static_cast<size_t>(id)] = -INFINITY;
+    }
+    logits = masked.data();
+  }
+  const int64_t limit = options_.vocab_limit > 0 ? std::min(options_.vocab_limit, vocab) : vocab;
+  StatusOr<TokenOutput> sampled = Sample(logits, vocab, limit, sampling, sequence.cached);
+  if (!sampled.ok()) {
+    Finish(sequence, FinishReason::kError, sampled.status());
+    return;
+  }
+  const int32_t token = sampled->token;
+  if (sequence.first_token_ns == 0) sequence.first_token_ns = NowNs();
+  sequence.stage = Sequence::Stage::kDecode;
+  sequence.output.push_back(token);
+  if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
+    Finish(sequence, FinishReason::kStop, Status());
+    return;
+  }
+  if (request.on_token) request.on_token(*sampled);
+  if (produced + 1 >= sampling.max_new_tokens) {
+    Finish(sequence, FinishReason::kLength, Status());
+  }
+}
+
+void Engine::Finish(Sequence& sequence, FinishReason reason, Status status) {
+  const std::unique_ptr<Sequence> owned = scheduler_.Remove(&sequence);
+  const int64_t now = NowNs();
+  RequestResult result;
+  result.status = std::move(status);
+  result.reason = reason;
+  result.prompt_tokens = owned->prompt_tokens();
+  result.completion_tokens = static_cast<int64_t>(owned->output.size());
+  result.timing.queue_seconds =
+      Seconds(owned->submitted_ns, owned->admitted_ns == 0 ? now : owned->admitted_ns);
+  result.timing.prefill_seconds = Seconds(owned->admitted_ns, owned->first_token_ns);
+  result.timing.decode_seconds = Seconds(owned->first_token_ns, now);
+  if (owned->request->on_finish) owned->request->on_finish(result);
+  unfinished_.fetch_sub(1);
+}
+
+}  // namespace causeway

@@ -1,0 +1,65 @@
+// Engine: requests in, tokens out. One thread owns the scheduler, the pages and the ranks' steps.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "base/queue.h"
+#include "engine/model_host.h"
+#include "engine/request.h"
+#include "engine/scheduler.h"
+
+namespace causeway {
+
+struct EngineOptions {
+  SchedulerLimits limits;
+  int64_t max_queued_requests = 512;  // submitted and not yet running; more are refused
+  int64_t vocab_limit = 0;            // ids from here on have no text and are never sampled; 0: all
+};
+
+class Engine : public RequestSink {
+ public:
+  // Starts the engine thread. `host` must outlive the engine and is the engine's from now on.
+  Engine(ModelHost& host, const EngineOptions& options);
+  // Cancels what is left and ends the thread.
+  ~Engine() override;
+
+  Status Submit(std::shared_ptr<Request> request) override;
+  void Cancel(const std::string& id) override;
+  int64_t context_length() const override { return context_length_; }
+  bool healthy() const override { return healthy_.load(); }
+
+  // Refuses new requests from now on, waits until the running ones have ended or the deadline
+  // passes; false in the latter case.
+  bool Drain(Deadline deadline);
+
+ private:
+  // What reaches the engine thread from outside.
+  struct Command {
+    std::unique_ptr<Sequence> submit;  // or:
+    std::string cancel;
+  };
+
+  void Loop();
+  void Handle(Command command);
+  // One step of the ranks and its consequences.
+  void Step();
+  // Samples from `logits`, tells the client, and finishes the sequence if it is done.
+  void Advance(Sequence& sequence, const float* logits);
+  void Finish(Sequence& sequence, FinishReason reason, Status status);
+
+  ModelHost& host_;
+  const EngineOptions options_;
+  const int64_t context_length_;
+  const int64_t page_capacity_;
+  Scheduler scheduler_;
+  Queue<Command> commands_;
+  std::atomic<int64_t> unfinished_{0};  // submitted, not yet finished
+  std::atomic<bool> healthy_{true};
+  std::atomic<bool> draining_{false};
+  std::thread thread_;
+};
+
+}  // namespace causeway

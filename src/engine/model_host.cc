@@ -1,0 +1,108 @@
+#include "engine/model_host.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/isa.h"
+
+namespace causeway {
+namespace {
+
+// Without flags: enough for a 64K prompt and its answer.
+constexpr int64_t kDefaultContext = 65536 + 4096;
+
+}  // namespace
+
+StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options) {
+  const int64_t begin_ns = NowNs();
+  std::unique_ptr<ModelHost> host(new ModelHost);
+  CAUSEWAY_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(options.model_path));
+  CAUSEWAY_ASSIGN_OR_RETURN(host->ops_, ChooseTable(options.isa));
+  const int64_t longest = config.max_position_embeddings;
+  if (options.context_length > longest) {
+    return InvalidArgument(Text("--context-length ", options.context_length,
+                                " is more than max_position_embeddings ", longest, " of ",
+                                options.model_path, "/config.json"));
+  }
+  host->context_length_ =
+      options.context_length > 0 ? options.context_length : std::min(longest, kDefaultContext);
+  const int64_t total =
+      options.max_total_tokens > 0 ? options.max_total_tokens : host->context_length_;
+
+  CAUSEWAY_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(options.model_path));
+  const int threads = options.ranks.layout.world() * options.ranks.layout.threads_per_rank;
+  CAUSEWAY_ASSIGN_OR_RETURN(host->weights_,
+                            Weights::Load(std::move(checkpoint), config, options.dtype,
+                                          std::max(threads, 1), options.progress));
+  const KvShape shape{.layers = config.num_hidden_layers,
+                      .latent_dim = config.latent_dim(),
+                      .index_dim = config.index_head_dim,
+                      .type = options.dtype};
+  const int64_t pages = (total + kPage - 1) / kPage;
+  host->cache_ = std::make_unique<KvCache>(shape, pages);
+  host->pages_ = std::make_unique<PagePool>(pages);
+  host->rope_ = std::make_unique<RopeTable>(config, host->context_length_);
+  host->options_ = options.ranks;
+  host->options_.ops = host->ops_;
+  host->SetLayout(options.ranks.layout);
+  host->load_seconds_ = static_cast<double>(NowNs() - begin_ns) * 1e-9;
+  return host;
+}
+
+void ModelHost::SetLayout(const Layout& layout) {
+  ranks_.reset();  // its threads and pins first
+  options_.layout = layout;
+  ranks_ = std::make_unique<RankGroup>(*weights_, *cache_, *rope_, options_);
+}
+
+StatusOr<std::unique_ptr<SequenceRun>> SequenceRun::Make(ModelHost& host, int64_t tokens) {
+  if (tokens > host.context_length()) {
+    return InvalidArgument(Text("a sequence of ", tokens, " tokens exceeds the context length of ",
+                                host.context_length(), " (--context-length)"));
+  }
+  std::unique_ptr<SequenceRun> run(new SequenceRun(host));
+  CAUSEWAY_RETURN_IF_ERROR(host.pages().Allocate((tokens + kPage - 1) / kPage, run->pages_));
+  return run;
+}
+
+SequenceRun::~SequenceRun() { host_.pages().Free(pages_); }
+
+Status SequenceRun::Step(std::vector<int32_t> tokens, bool decode, LogitsWanted wanted,
+                         std::vector<float>& logits, Capture* capture) {
+  Batch batch;
+  batch.extends.push_back({.tokens = std::move(tokens),
+                           .begin = length_,
+                           .decode = decode,
+                           .pages = pages_,
+                           .logits = wanted});
+  const int64_t end = batch.extends[0].end();
+  if (end > static_cast<int64_t>(pages_.size()) * kPage) {
+    return InvalidArgument(Text("the sequence outgrows its ", pages_.size(), " pages"));
+  }
+  StepOutput output(host_.config(), host_.weights().mode(), batch, capture);
+  CAUSEWAY_RETURN_IF_ERROR(host_.ranks().RunStep(batch, output));
+  length_ = end;
+  const float* rows = output.logits().data();
+  logits.insert(logits.end(), rows, rows + output.logits().size());
+  return Status();
+}
+
+Status SequenceRun::Prefill(const std::vector<int32_t>& tokens, int64_t chunk, LogitsWanted wanted,
+                            std::vector<float>& logits, Capture* capture) {
+  const auto total = static_cast<int64_t>(tokens.size());
+  if (chunk <= 0) chunk = total;
+  for (int64_t begin = 0; begin < total; begin += chunk) {
+    const int64_t end = std::min(total, begin + chunk);
+    LogitsWanted now = wanted;
+    if (wanted == LogitsWanted::kLast && end < total) now = LogitsWanted::kNone;
+    CAUSEWAY_RETURN_IF_ERROR(Step({tokens.begin() + begin, tokens.begin() + end},
+                                  /*decode=*/false, now, logits, capture));
+  }
+  return Status();
+}
+
+Status SequenceRun::Decode(int32_t token, std::vector<float>& logits) {
+  logits.clear();
+  return Step({token}, /*decode=*/true, LogitsWanted::kLast, logits, nullptr);
+}
+
+}  // namespace causeway

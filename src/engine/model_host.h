@@ -1,0 +1,84 @@
+// A checkpoint loaded on this host: weights, KV cache and ranks, ready to run steps.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cache/kv_cache.h"
+#include "cache/page_pool.h"
+#include "checkpoint/model_config.h"
+#include "engine/rank_group.h"
+#include "model/rope.h"
+#include "model/weights.h"
+#include "parallel/layout.h"
+
+namespace causeway {
+
+struct HostOptions {
+  std::string model_path;
+  DType dtype = DType::kBf16;  // the numeric mode, DESIGN section 5
+  std::string isa = "auto";
+  int64_t context_length = 0;    // tokens per sequence; 0: as far as the KV cache goes
+  int64_t max_total_tokens = 0;  // KV cache of all sequences; 0: context_length
+  RankGroupOptions ranks;        // ops is filled in from `isa`
+  LoadProgress progress;         // may be empty
+};
+
+class ModelHost {
+ public:
+  // Errors name the flag, file or tensor.
+  static StatusOr<std::unique_ptr<ModelHost>> Load(const HostOptions& options);
+
+  const ModelConfig& config() const { return weights_->config(); }
+  const Weights& weights() const { return *weights_; }
+  const KvCache& cache() const { return *cache_; }
+  RankGroup& ranks() { return *ranks_; }
+  PagePool& pages() { return *pages_; }
+  int64_t context_length() const { return context_length_; }
+  const OpTable& ops() const { return *ops_; }
+  double load_seconds() const { return load_seconds_; }
+
+  // Replaces the ranks by those of another layout over the same weights and cache.
+  void SetLayout(const Layout& layout);
+
+ private:
+  ModelHost() = default;
+
+  RankGroupOptions options_;
+  const OpTable* ops_ = nullptr;
+  int64_t context_length_ = 0;
+  double load_seconds_ = 0;
+  std::unique_ptr<Weights> weights_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<RopeTable> rope_;
+  std::unique_ptr<PagePool> pages_;
+  std::unique_ptr<RankGroup> ranks_;
+};
+
+// One sequence run step by step without a scheduler, for commands and tests. Takes its pages from
+// the host and gives them back at the end.
+class SequenceRun {
+ public:
+  // Pages for `tokens` tokens; kUnavailable if there are not so many.
+  static StatusOr<std::unique_ptr<SequenceRun>> Make(ModelHost& host, int64_t tokens);
+  ~SequenceRun();
+
+  // Extends the sequence by `tokens` in chunks of at most `chunk` (<= 0: all at once). Appends the
+  // wanted logits rows to `logits`, and with `capture` fills it (needs one chunk).
+  Status Prefill(const std::vector<int32_t>& tokens, int64_t chunk, LogitsWanted wanted,
+                 std::vector<float>& logits, Capture* capture = nullptr);
+  // One decode step: the token's logits replace `logits`.
+  Status Decode(int32_t token, std::vector<float>& logits);
+  int64_t length() const { return length_; }
+
+ private:
+  explicit SequenceRun(ModelHost& host) : host_(host) {}
+  Status Step(std::vector<int32_t> tokens, bool decode, LogitsWanted wanted,
+              std::vector<float>& logits, Capture* capture);
+
+  ModelHost& host_;
+  std::vector<int32_t> pages_;
+  int64_t length_ = 0;
+};
+
+}  // namespace causeway

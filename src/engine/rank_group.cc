@@ -1,0 +1,84 @@
+#include "engine/rank_group.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "engine/rank_worker.h"
+#include "model/cost.h"
+#include "parallel/communicator.h"
+
+namespace causeway {
+namespace {
+
+// After Abort, how long ranks get to leave their collectives before the process ends.
+constexpr int64_t kAbortGraceMs = 10'000;
+
+// CPUs of a rank's threads: ranks side by side; empty (no pinning) when there are too few CPUs.
+std::vector<int> CpusOf(int rank, int threads, int world, const std::vector<int>& allowed) {
+  if (static_cast<size_t>(world) * static_cast<size_t>(threads) > allowed.size()) return {};
+  const auto first = allowed.begin() + rank * threads;
+  return {first, first + threads};
+}
+
+}  // namespace
+
+RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTable& rope,
+                     const RankGroupOptions& options)
+    : weights_(weights), options_(options), cost_(PartitionCost(weights.config())) {
+  const int world = options.layout.world();
+  const std::vector<int> allowed = options.pin_threads ? AllowedCpus() : std::vector<int>();
+  auto comms = MakeThreadsCommunicators(world, options.collective_timeout_ms);
+  for (int rank = 0; rank < world; ++rank) {
+    workers_.push_back(std::make_unique<RankWorker>(
+        weights, cache, rope, *options.ops, options.layout.threads_per_rank,
+        CpusOf(rank, options.layout.threads_per_rank, world, allowed), options.keep_trace_events,
+        std::move(comms[static_cast<size_t>(rank)])));
+    lanes_.push_back(&workers_.back()->trace());
+  }
+}
+
+RankGroup::~RankGroup() = default;
+
+Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
+  slices_ = Partition(options_.layout.partition, options_.layout.cp, cost_, batch.Ranges());
+  for (size_t rank = 0; rank < workers_.size(); ++rank) {
+    workers_[rank]->Start(batch, slices_[rank], output);
+  }
+  const Deadline watchdog = Deadline::AfterMs(options_.watchdog_timeout_ms);
+  Status first;
+  bool late = false;
+  for (size_t rank = 0; rank < workers_.size(); ++rank) {
+    std::optional<Status> status = workers_[rank]->Finish(watchdog);
+    if (!status.has_value()) {
+      // Collectives end by themselves now; a rank that computes for ever can't be stopped from
+      // outside, so the process ends.
+      late = true;
+      workers_[rank]->Abort(Text("the step exceeded --watchdog-timeout of ",
+                                 options_.watchdog_timeout_ms / 1000, " s"));
+      status = workers_[rank]->Finish(Deadline::AfterMs(kAbortGraceMs));
+      if (!status.has_value()) {
+        std::fprintf(stderr, "causeway: rank %zu does not end its step; ending the process\n",
+                     rank);
+        std::_Exit(70);
+      }
+    }
+    if (first.ok() && !status->ok()) first = *status;
+  }
+  if (first.ok() && late) {
+    first = InternalError(Text("the step exceeded --watchdog-timeout of ",
+                               options_.watchdog_timeout_ms / 1000, " s"));
+  }
+  return first;
+}
+
+void RankGroup::ClearTraces() {
+  for (const auto& worker : workers_) worker->trace().Clear();
+}
+
+int64_t RankGroup::scratch_bytes() const {
+  int64_t most = 0;
+  for (const auto& worker : workers_) most = std::max(most, worker->scratch_bytes());
+  return most;
+}
+
+}  // namespace causeway

@@ -1,0 +1,59 @@
+// The ranks of this host: one thread each, one Forward each, run in lockstep step by step.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "base/trace.h"
+#include "cache/kv_cache.h"
+#include "kernels/op_table.h"
+#include "model/batch.h"
+#include "model/rope.h"
+#include "model/weights.h"
+#include "parallel/layout.h"
+
+namespace causeway {
+
+struct RankGroupOptions {
+  Layout layout;
+  const OpTable* ops = nullptr;
+  bool keep_trace_events = false;
+  bool pin_threads = true;  // rank r's threads to CPUs r * threads_per_rank, ...
+  int64_t collective_timeout_ms = 120'000;
+  int64_t watchdog_timeout_ms = 300'000;  // a step that takes longer ends the process
+};
+
+class RankWorker;
+
+// Owned and called by one thread. weights, cache and rope must outlive it.
+class RankGroup {
+ public:
+  RankGroup(const Weights& weights, const KvCache& cache, const RopeTable& rope,
+            const RankGroupOptions& options);
+  ~RankGroup();
+
+  // Partitions the batch, runs it on every rank and returns when all are done. After an error the
+  // group must not be used again (DESIGN section 7): the process is to end.
+  Status RunStep(const Batch& batch, StepOutput& output);
+
+  const Layout& layout() const { return options_.layout; }
+  DType mode() const { return weights_.mode(); }
+  const std::vector<const TraceLane*>& lanes() const { return lanes_; }
+  void ClearTraces();
+  // Scratch memory of the rank that holds most, beside weights and KV.
+  int64_t scratch_bytes() const;
+  // The slices of each rank in the last step.
+  const std::vector<std::vector<Slice>>& last_partition() const { return slices_; }
+
+ private:
+  const Weights& weights_;
+  const RankGroupOptions options_;
+  const TokenCost cost_;
+  std::vector<std::unique_ptr<RankWorker>> workers_;
+  std::vector<const TraceLane*> lanes_;
+  std::vector<std::vector<Slice>> slices_;
+};
+
+}  // namespace causeway

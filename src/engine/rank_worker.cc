@@ -1,0 +1,61 @@
+#include "engine/rank_worker.h"
+
+#include <new>
+
+namespace causeway {
+namespace {
+constexpr int64_t kIdleWaitMs = 1000;  // how often an idle rank looks whether it should end
+}
+
+RankWorker::RankWorker(const Weights& weights, const KvCache& cache, const RopeTable& rope,
+                       const OpTable& table, int threads, std::vector<int> cpus,
+                       bool keep_trace_events, std::unique_ptr<Communicator> comm)
+    : trace_(keep_trace_events),
+      comm_(std::move(comm)),
+      team_(threads, std::move(cpus)),
+      ops_(table, team_),
+      forward_(std::make_unique<Forward>(weights, cache, rope, ops_, *comm_, trace_)),
+      thread_([this] { Loop(); }) {}
+
+RankWorker::~RankWorker() {
+  jobs_.Close();
+  thread_.join();
+}
+
+void RankWorker::Start(const Batch& batch, const std::vector<Slice>& slices, StepOutput& output) {
+  CHECK(jobs_.TryPush({&batch, &slices, &output}), "a step is still running");
+}
+
+std::optional<Status> RankWorker::Finish(Deadline deadline) { return done_.Pop(deadline); }
+
+void RankWorker::Loop() {
+  team_.PinOwner();
+  const ScopedFlushDenormals flush;
+  for (;;) {
+    const std::optional<Job> job = jobs_.Pop(Deadline::AfterMs(kIdleWaitMs));
+    if (job.has_value()) {
+      CHECK(done_.TryPush(RunStep(*job)), "the last step's status was not taken");
+    } else if (jobs_.closed()) {
+      return;
+    }
+  }
+}
+
+// One of the two places that catch (DESIGN section 7): the failure becomes the step's status, and
+// the other ranks are told, so that none waits for this one.
+Status RankWorker::RunStep(const Job& job) {
+  Status status;
+  try {
+    forward_->Run(*job.batch, *job.slices, *job.output);
+  } catch (const StepFailed& failure) {
+    status = InternalError(failure.what());
+  } catch (const StartError& failure) {  // out of memory for scratch
+    status = InternalError(Text("rank ", comm_->rank(), ": ", failure.what()));
+  } catch (const std::bad_alloc&) {
+    status = InternalError(Text("rank ", comm_->rank(), ": out of memory"));
+  }
+  if (!status.ok()) comm_->Abort(status.message());
+  return status;
+}
+
+}  // namespace causeway

@@ -1,0 +1,86 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/op_table.h"
+
+namespace causeway {
+
+int64_t Scheduler::PagesFor(const Sequence& sequence) {
+  return (sequence.max_tokens() + kPage - 1) / kPage;
+}
+
+void Scheduler::Add(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
+
+Sequence* Scheduler::Find(const std::string& id) {
+  for (const auto& sequence : waiting_) {
+    if (sequence->request->id == id) return sequence.get();
+  }
+  for (const auto& sequence : running_) {
+    if (sequence->request->id == id) return sequence.get();
+  }
+  return nullptr;
+}
+
+std::vector<Sequence*> Scheduler::All() const {
+  std::vector<Sequence*> all;
+  for (const auto& sequence : running_) all.push_back(sequence.get());
+  for (const auto& sequence : waiting_) all.push_back(sequence.get());
+  return all;
+}
+
+Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
+  while (!waiting_.empty() &&
+         static_cast<int64_t>(running_.size()) < limits_.max_running_requests) {
+    Sequence& next = *waiting_.front();
+    if (!pages_.Allocate(PagesFor(next), next.pages).ok()) break;
+    next.stage = Sequence::Stage::kPrefill;
+    next.admitted_ns = now_ns;
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+  Batch batch;
+  owners.clear();
+  int64_t budget = limits_.chunked_prefill_size > 0 ? limits_.chunked_prefill_size
+                                                    : std::numeric_limits<int64_t>::max();
+  for (const auto& sequence : running_) {
+    Extend extend;
+    extend.begin = sequence->cached;
+    extend.pages = sequence->pages;
+    if (sequence->stage == Sequence::Stage::kDecode) {
+      extend.decode = true;
+      extend.tokens = {sequence->output.back()};
+    } else {
+      const int64_t left = sequence->prompt_tokens() - sequence->cached;
+      const int64_t count = std::min(left, budget);
+      if (count == 0) continue;
+      budget -= count;
+      const auto from = sequence->request->prompt.begin() + sequence->cached;
+      extend.tokens.assign(from, from + count);
+      extend.logits = count == left ? LogitsWanted::kLast : LogitsWanted::kNone;
+    }
+    batch.extends.push_back(std::move(extend));
+    owners.push_back(sequence.get());
+  }
+  return batch;
+}
+
+std::unique_ptr<Sequence> Scheduler::Remove(Sequence* sequence) {
+  const auto is_it = [&](const std::unique_ptr<Sequence>& s) { return s.get() == sequence; };
+  std::unique_ptr<Sequence> out;
+  if (const auto it = std::find_if(waiting_.begin(), waiting_.end(), is_it); it != waiting_.end()) {
+    out = std::move(*it);
+    waiting_.erase(it);
+  } else {
+    const auto running = std::find_if(running_.begin(), running_.end(), is_it);
+    CHECK(running != running_.end(), "not a sequence of this scheduler");
+    out = std::move(*running);
+    running_.erase(running);
+  }
+  pages_.Free(out->pages);
+  out->stage = Sequence::Stage::kFinished;
+  return out;
+}
+
+}  // namespace causeway

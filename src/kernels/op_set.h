@@ -1,0 +1,92 @@
+// OpSet: what the model calls. Checks shapes once, spreads the primitives of an instruction set
+// over a rank's thread team, and owns the workers' scratch memory.
+//
+// Work is cut into items by fixed rules, and no primitive's result depends on the cut, so neither
+// the number of threads nor the batch can change a bit (DESIGN section 5).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/buffer.h"
+#include "base/thread_team.h"
+#include "base/view.h"
+#include "kernels/op_table.h"
+#include "kernels/packed_weight.h"
+
+namespace causeway {
+
+// The input of matrix products: rows in the mode's type and, where a product with int8 weights
+// follows, the same rows quantised per row.
+struct Activation {
+  Rows rows;                     // [m, k] f32 or bf16
+  Rows quantized = {};           // [m, k rounded up to 4] int8, or empty
+  const float* scale = nullptr;  // [m]
+
+  Activation Slice(int64_t begin, int64_t end) const;
+};
+
+// Rotary tables: cos and sin of every position, [positions, rope_dim / 2].
+struct RopeView {
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  int64_t rope_dim = 0;
+};
+
+// One rank's operations. Used by the rank's thread only.
+class OpSet {
+ public:
+  OpSet(const OpTable& table, ThreadTeam& team);
+
+  const OpTable& table() const { return table_; }
+  ThreadTeam& team() const { return team_; }
+
+  // Rows ready for products with weights of `weight_type`; int8 copies live in the arena.
+  Activation Prepare(const Rows& rows, DType weight_type, Arena& arena) const;
+
+  // out = x W^T. out.type f32 or bf16; with a product of f32 weights, x is f32.
+  void Linear(const Activation& x, const Weight& w, const Rows& out) const;
+  // out += x W^T, in f32.
+  void AddLinear(const Activation& x, const Weight& w, View<float, 2> out) const;
+  // Panels [panel_begin, panel_end) only, into the same columns of out: a vocabulary-parallel head.
+  void LinearPanels(const Activation& x, const Weight& w, int64_t panel_begin, int64_t panel_end,
+                    const Rows& out) const;
+
+  // out = norm(x) * weight (+ bias), rounded to out's type.
+  void RmsNorm(View<const float, 2> x, const float* weight, float eps, const Rows& out) const;
+  void LayerNorm(View<const float, 2> x, const float* weight, const float* bias, float eps,
+                 const Rows& out) const;
+
+  // Rotates rope.rope_dim values of each head from `rope_begin` on, by positions[row]; x and out
+  // are [rows, heads * head_dim].
+  void Rotate(View<const float, 2> x, int64_t heads, int64_t rope_begin, bool interleaved,
+              const RopeView& rope, const int32_t* positions, const Rows& out) const;
+
+  // out = silu(gate_up[:, :n]) * gate_up[:, n:], n = out.cols.
+  void SiluMul(View<const float, 2> gate_up, const Rows& out) const;
+
+  // Runs body(item, scratch) for items [0, items) over the team: for operations that the model
+  // composes from primitives itself (attention, experts). scratch: kScratchBytes, aligned, one per
+  // worker; `worker` is in [0, team().size()).
+  void ForEach(int64_t items, const std::function<void(int64_t item, void* scratch)>& body) const;
+  void ForEachWorker(
+      int64_t items,
+      const std::function<void(int64_t item, int worker, void* scratch)>& body) const;
+
+ private:
+  void Gemm(GemmArgs args) const;
+  // Cuts m rows into runs for ForEach.
+  void ForRows(int64_t m, const std::function<void(int64_t begin, int64_t end)>& body) const;
+
+  const OpTable& table_;
+  ThreadTeam& team_;
+  std::vector<Buffer> scratch_;  // one per worker
+};
+
+// The arguments of x W^T that a weight and an activation determine; the caller adds panels, rows
+// and output.
+GemmArgs GemmOf(const Activation& x, const Weight& w);
+
+}  // namespace causeway

@@ -1,0 +1,94 @@
+#include "kernels/packed_weight.h"
+
+#include "base/bf16.h"
+#include "base/check.h"
+#include "base/view.h"
+
+namespace causeway {
+namespace {
+
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+int64_t PackedBytes(DType type, int64_t n, int64_t k) {
+  const int64_t columns = n / kPanel * kPanel + RoundUp(n % kPanel, kPanelGranule);
+  return columns * RoundUp(k, PackGroup(type)) * SizeOf(type);
+}
+
+int32_t SegmentsFor(DType type, int64_t k) {
+  if (type == DType::kI8) return 1;  // int32 sums are exact in any order
+  const int64_t group = PackGroup(type);
+  int32_t segments = 32;
+  while (k % (segments * group) != 0 && segments > 1) segments /= 2;
+  return segments;
+}
+
+Weight::Weight(DType type, int64_t n, int64_t k, int32_t segments)
+    : type_(type), n_(n), k_(k), segments_(segments), packed_(PackedBytes(type, n, k)) {
+  CHECK(n > 0 && k > 0, n, "x", k);
+  CHECK(type != DType::kBf16 || k % (2 * segments) == 0, "bf16 products need an even k, not ", k);
+  if (type == DType::kI8) {
+    scale_.resize(static_cast<size_t>(n));
+    sum_.resize(static_cast<size_t>(n));
+  }
+}
+
+int64_t Weight::bytes() const { return packed_.bytes() + static_cast<int64_t>(scale_.size()) * 8; }
+
+int64_t Weight::Index(int64_t j, int64_t i) const {
+  const int64_t group = PackGroup(type_);
+  const int64_t panel = j / kPanel;
+  const int64_t left = n_ - panel * kPanel;
+  const int64_t width = left >= kPanel ? kPanel : RoundUp(left, kPanelGranule);
+  return panel * kPanel * RoundUp(k_, group) + (i / group) * width * group + j % kPanel * group +
+         i % group;
+}
+
+void Weight::PackRows(int64_t begin, int64_t count, const float* rows) {
+  CHECK(type_ != DType::kI8 && begin >= 0 && begin + count <= n_, begin, " + ", count);
+  for (int64_t j = 0; j < count; ++j) {
+    const float* row = rows + j * k_;
+    const int64_t base = Index(begin + j, 0);
+    const int64_t group = PackGroup(type_);
+    const int64_t step = k_ > group ? Index(begin + j, group) - base : 0;
+    for (int64_t i = 0; i < k_; ++i) {
+      const int64_t at = base + i / group * step + i % group;
+      if (type_ == DType::kF32) {
+        packed_.as<float>()[at] = row[i];
+      } else {
+        packed_.as<Bf16>()[at] = ToBf16(row[i]);
+      }
+    }
+  }
+}
+
+void Weight::PackRows(int64_t begin, int64_t count, const int8_t* rows, const float* scale) {
+  CHECK(type_ == DType::kI8 && begin >= 0 && begin + count <= n_, begin, " + ", count);
+  for (int64_t j = 0; j < count; ++j) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < k_; ++i) {
+      packed_.as<int8_t>()[Index(begin + j, i)] = rows[j * k_ + i];
+      sum += rows[j * k_ + i];
+    }
+    scale_[static_cast<size_t>(begin + j)] = scale[j];
+    sum_[static_cast<size_t>(begin + j)] = sum;
+  }
+}
+
+float Weight::At(int64_t j, int64_t i) const {
+  const int64_t at = Index(j, i);
+  switch (type_) {
+    case DType::kF32:
+      return packed_.as<float>()[at];
+    case DType::kBf16:
+      return FromBf16(packed_.as<Bf16>()[at]);
+    case DType::kI8:
+      return packed_.as<int8_t>()[at];
+  }
+  return 0.0f;
+}
+
+}  // namespace causeway

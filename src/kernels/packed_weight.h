@@ -1,0 +1,64 @@
+// Weight: a matrix packed once for the product kernels, with its scales.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/dtype.h"
+#include "kernels/op_table.h"
+
+namespace causeway {
+
+// Elements that lie together along k in a packed panel.
+inline int64_t PackGroup(DType type) {
+  return type == DType::kF32 ? 1 : type == DType::kBf16 ? 2 : 4;
+}
+
+// Bytes of a packed matrix [n, k]; the format is that of GemmArgs.
+int64_t PackedBytes(DType type, int64_t n, int64_t k);
+
+// Runs of k that a row-parallel product sums separately: 32, or the largest power of two that cuts
+// k evenly (bf16: into runs of even length). Attention TP must divide it (DESIGN section 5).
+int32_t SegmentsFor(DType type, int64_t k);
+
+// W [n, k] of y = x W^T. Empty (n = 0) by default.
+class Weight {
+ public:
+  Weight() = default;
+  // Zeroed; fill every row with PackRows before use. bf16 needs an even k (CHECK).
+  Weight(DType type, int64_t n, int64_t k, int32_t segments = 1);
+
+  DType type() const { return type_; }
+  int64_t n() const { return n_; }
+  int64_t k() const { return k_; }
+  int64_t panels() const { return (n_ + kPanel - 1) / kPanel; }
+  int32_t segments() const { return segments_; }
+  const void* packed() const { return packed_.data(); }
+  const float* scale() const { return scale_.data(); }  // [n], int8 only
+  const int32_t* sum() const { return sum_.data(); }    // [n], int8 only: row sums
+  int64_t bytes() const;
+  bool empty() const { return n_ == 0; }
+
+  // Packs rows [begin, begin + count) from row-major f32 [count, k], rounding to the type (f32 and
+  // bf16). Threads may pack disjoint rows.
+  void PackRows(int64_t begin, int64_t count, const float* rows);
+  // The same for int8, with each row's scale.
+  void PackRows(int64_t begin, int64_t count, const int8_t* rows, const float* scale);
+
+  // Element [j, i] as a float (int8: without its scale); slow, for tests.
+  float At(int64_t j, int64_t i) const;
+
+ private:
+  int64_t Index(int64_t j, int64_t i) const;
+
+  DType type_ = DType::kF32;
+  int64_t n_ = 0;
+  int64_t k_ = 0;
+  int32_t segments_ = 1;
+  Buffer packed_;
+  std::vector<float> scale_;
+  std::vector<int32_t> sum_;
+};
+
+}  // namespace causeway

@@ -1,0 +1,260 @@
+// Multi-head latent attention in both forms. Equations and names: docs/model.md, "Attention".
+#include <algorithm>
+#include <cstring>
+
+#include "model/forward.h"
+
+namespace causeway {
+namespace {
+
+// Rows whose absorbed queries are in memory at a time, and heads of one item of attention when
+// there are fewer rows than workers.
+constexpr int64_t kAbsorbRows = 64;
+constexpr int64_t kHeadGroup = 16;
+// Rows of one pass of the projections in f32, before rounding.
+constexpr int64_t kProjectRows = 512;
+// Bound on the memory of expanded keys and values of materialised heads; one head at least.
+constexpr int64_t kExpandBytes = int64_t{64} << 20;
+
+}  // namespace
+
+void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x) {
+  const AttentionWeights& w = weights_.layer(layer).attention;
+  const auto eps = static_cast<float>(config_.rms_norm_eps);
+  for (int64_t begin = 0; begin < step.rows(); begin += kProjectRows) {
+    const ArenaScope scope(arena_);
+    const int64_t end = std::min(step.rows(), begin + kProjectRows);
+    const View<const float, 2> rows = x.Slice(begin, end);
+    const TraceZone zone(trace_, "kv latent", static_cast<int32_t>(layer));
+    const Activation h =
+        ops_.Prepare(Normed(rows, weights_.layer(layer).input_norm, type_), w.kv_a.type(), arena_);
+    const View<float, 2> a = arena_.Floats(end - begin, config_.latent_dim());
+    ops_.Linear(h, w.kv_a, Rows::Of(a));
+    // The cached row: the normed latent, then the rotated key that all heads share.
+    const Rows latents = arena_.Matrix(type_, end - begin, config_.latent_dim());
+    const int64_t rank = config_.kv_lora_rank;
+    const View<const float, 2> c(a.data(), {end - begin, rank}, {a.stride(0), 1});
+    const View<const float, 2> k_pe(a.data() + rank, {end - begin, config_.qk_rope_head_dim},
+                                    {a.stride(0), 1});
+    ops_.RmsNorm(c, w.kv_a_norm.data(), eps, latents.Columns(0, rank));
+    ops_.Rotate(k_pe, 1, 0, /*interleaved=*/true, rope_.view(), step.position.data() + begin,
+                latents.Columns(rank, config_.latent_dim()));
+    for (int64_t i = 0; i < latents.rows; ++i) {
+      const int64_t p = step.PositionOf(begin + i);
+      cache_.StoreLatent(layer, step.ExtendOf(begin + i).pages[static_cast<size_t>(p / kPage)],
+                         p % kPage, latents.row(i));
+    }
+    if (config_.sparse()) PublishIndexKeys(layer, step, begin, h);
+  }
+}
+
+Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
+                                      const LocalStep::Block& block, View<const float, 2> x) {
+  const TraceZone zone(trace_, "query projections", static_cast<int32_t>(layer));
+  const AttentionWeights& w = weights_.layer(layer).attention;
+  const auto eps = static_cast<float>(config_.rms_norm_eps);
+  const int64_t heads = config_.num_attention_heads;
+  const bool low_rank = config_.q_lora_rank > 0;
+  Queries out;
+  out.heads = arena_.Matrix(type_, block.rows(), heads * config_.qk_head_dim());
+  Rows latent;
+  if (low_rank) latent = arena_.Matrix(type_, block.rows(), config_.q_lora_rank);
+  for (int64_t begin = 0; begin < block.rows(); begin += kProjectRows) {
+    const ArenaScope scope(arena_);
+    const int64_t end = std::min(block.rows(), begin + kProjectRows);
+    Rows h = Normed(x.Slice(begin, end), weights_.layer(layer).input_norm, type_);
+    if (low_rank) {
+      const View<float, 2> a = arena_.Floats(end - begin, config_.q_lora_rank);
+      ops_.Linear(ops_.Prepare(h, w.q_a.type(), arena_), w.q_a, Rows::Of(a));
+      h = latent.Slice(begin, end);
+      ops_.RmsNorm(a, w.q_a_norm.data(), eps, h);
+    }
+    const View<float, 2> q = arena_.Floats(end - begin, out.heads.cols);
+    ops_.Linear(ops_.Prepare(h, w.q_b.type(), arena_), w.q_b, Rows::Of(q));
+    ops_.Rotate(q, heads, config_.qk_nope_head_dim, /*interleaved=*/true, rope_.view(),
+                step.position.data() + block.begin + begin, out.heads.Slice(begin, end));
+  }
+  if (config_.sparse()) {
+    out.latent = ops_.Prepare(latent, w.indexer.wq_b.type(), arena_);
+  }
+  return out;
+}
+
+void Forward::Attend(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
+                     const Queries& queries, const Selection& selection, const LayerPages& pages,
+                     const Rows& out) {
+  const TraceZone zone(trace_, "attention", static_cast<int32_t>(layer));
+  const AttentionWeights& w = weights_.layer(layer).attention;
+  if (block.materialised) {
+    AttendMaterialised(w, step, block, queries.heads, pages, out);
+    return;
+  }
+  for (int64_t begin = 0; begin < block.rows(); begin += kAbsorbRows) {
+    const int64_t end = std::min(block.rows(), begin + kAbsorbRows);
+    AttendAbsorbed(w, step, block.begin + begin, queries.heads.Slice(begin, end), selection, begin,
+                   pages, out.Slice(begin, end));
+  }
+}
+
+// ql = q_nope W_uk, attention over the cached latents, out = (sum p c) W_uv^T.
+void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, int64_t first_row,
+                             const Rows& queries, const Selection& selection, int64_t selection_row,
+                             const LayerPages& pages, const Rows& out) {
+  const ArenaScope scope(arena_);
+  const int64_t rows = queries.rows;
+  const int64_t heads = config_.num_attention_heads;
+  const int64_t rank = config_.kv_lora_rank;
+  const int64_t nope = config_.qk_nope_head_dim;
+  const int64_t dim = config_.latent_dim();
+  const auto rope_bytes = static_cast<size_t>(config_.qk_rope_head_dim * SizeOf(type_));
+  const Epilogue store = type_ == DType::kBf16 ? Epilogue::kStoreBf16 : Epilogue::kStoreF32;
+
+  const Rows absorbed = arena_.Matrix(type_, rows, heads * dim);   // [rows, heads, rank + rope]
+  const Rows weighted = arena_.Matrix(type_, rows, heads * rank);  // [rows, heads, rank]
+  ops_.ForEach(heads, [&](int64_t head, void* scratch) {
+    const Rows q =
+        queries.Columns(head * config_.qk_head_dim(), (head + 1) * config_.qk_head_dim());
+    const Rows ql = absorbed.Columns(head * dim, (head + 1) * dim);
+    GemmArgs args = GemmOf({q.Columns(0, nope)}, w.w_uk[static_cast<size_t>(head)]);
+    args.c = ql.data;
+    args.c_stride = ql.stride;
+    args.epilogue = store;
+    args.scratch = scratch;
+    ops_.table().gemm(args);
+    for (int64_t row = 0; row < rows; ++row) {
+      std::memcpy(ql.Columns(rank, dim).row(row), q.Columns(nope, config_.qk_head_dim()).row(row),
+                  rope_bytes);
+    }
+  });
+
+  const int64_t group = rows >= ops_.team().size() ? heads : std::min(heads, kHeadGroup);
+  const int64_t groups = (heads + group - 1) / group;
+  ops_.ForEach(rows * groups, [&](int64_t item, void* scratch) {
+    const int64_t row = item / groups;
+    const int64_t head = item % groups * group;
+    const auto slice = static_cast<size_t>(step.slice[static_cast<size_t>(first_row + row)]);
+    const int32_t chosen =
+        selection.width == 0 ? 0 : selection.count[static_cast<size_t>(selection_row + row)];
+    ops_.table().absorbed_attention(
+        {.type = type_,
+         .q = absorbed.Columns(head * dim, heads * dim).row(row),
+         .q_stride = dim,
+         .heads = std::min(group, heads - head),
+         .latent = rank,
+         .rope = config_.qk_rope_head_dim,
+         .pages = pages.latents[slice].data(),
+         .positions =
+             chosen == 0 ? nullptr : selection.positions + (selection_row + row) * selection.width,
+         .count = chosen == 0 ? step.PositionOf(first_row + row) + 1 : chosen,
+         .scale = softmax_scale_,
+         .out = weighted.Columns(head * rank, heads * rank).row(row),
+         .out_stride = rank,
+         .scratch = scratch});
+  });
+
+  ops_.ForEach(heads, [&](int64_t head, void* scratch) {
+    const Rows o = out.Columns(head * config_.v_head_dim, (head + 1) * config_.v_head_dim);
+    GemmArgs args = GemmOf({weighted.Columns(head * rank, (head + 1) * rank)},
+                           w.w_uv[static_cast<size_t>(head)]);
+    args.c = o.data;
+    args.c_stride = o.stride;
+    args.epilogue = store;
+    args.scratch = scratch;
+    ops_.table().gemm(args);
+  });
+}
+
+// Expands keys and values of a group of heads once, then lets all the block's queries attend.
+void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& step,
+                                 const LocalStep::Block& block, const Rows& queries,
+                                 const LayerPages& pages, const Rows& out) {
+  const int64_t heads = config_.num_attention_heads;
+  const int64_t key_dim = config_.qk_head_dim();
+  const int64_t value_dim = config_.v_head_dim;
+  const int64_t rank = config_.kv_lora_rank;
+  const int64_t expanded = config_.qk_nope_head_dim + value_dim;
+  const int64_t k_page = kPage * key_dim;
+  const int64_t v_page = kPage * ((value_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule);
+
+  struct QueryBlock {  // queries of one 64-aligned run of positions
+    int64_t row;       // in the block
+    int64_t position;
+    int64_t count;
+  };
+  for (int64_t row = block.begin; row < block.end;) {
+    // The part of one slice that lies in this block: local rows [row, row_end).
+    const Slice& slice = step.SliceOf(row);
+    const auto slice_index = static_cast<size_t>(step.slice[static_cast<size_t>(row)]);
+    const Extend& extend = step.ExtendOf(row);
+    const int64_t first = step.PositionOf(row);
+    const int64_t row_end = std::min(block.end, row + slice.end - first);
+    const int64_t last = first + row_end - row - 1;
+    const int64_t page_count = last / kPage + 1;
+    std::vector<QueryBlock> query_blocks;
+    for (int64_t p = first; p <= last;) {
+      const int64_t next = std::min(last + 1, (p / kPage + 1) * kPage);
+      query_blocks.push_back({row - block.begin + p - first, p, next - p});
+      p = next;
+    }
+
+    const ArenaScope scope(arena_);
+    const int64_t head_bytes = page_count * (k_page + v_page) * SizeOf(type_);
+    const int64_t group = std::clamp(kExpandBytes / head_bytes, int64_t{1}, heads);
+    const Rows k_panels = arena_.Matrix(type_, group * page_count, k_page);
+    const Rows v_panels = arena_.Matrix(type_, group * page_count, v_page);
+    const View<float, 2> kv = arena_.Floats(ops_.team().size() * kPage, expanded);
+    for (int64_t head = 0; head < heads; head += group) {
+      const int64_t count = std::min(group, heads - head);
+      ops_.ForEachWorker(count * page_count, [&](int64_t item, int worker, void* scratch) {
+        const int64_t page = item % page_count;
+        const char* latents =
+            static_cast<const char*>(pages.latents[slice_index][static_cast<size_t>(page)]);
+        const View<float, 2> head_kv = kv.Slice(worker * kPage, (worker + 1) * kPage);
+        const Rows c{const_cast<char*>(latents), type_, kPage, rank, config_.latent_dim()};
+        GemmArgs args = GemmOf({c}, w.kv_b[static_cast<size_t>(head + item / page_count)]);
+        args.c = head_kv.data();
+        args.c_stride = expanded;
+        args.epilogue = Epilogue::kStoreF32;
+        args.scratch = scratch;
+        ops_.table().gemm(args);
+        ops_.table().pack_head({.type = type_,
+                                .kv = head_kv.data(),
+                                .kv_stride = expanded,
+                                .nope = config_.qk_nope_head_dim,
+                                .value = value_dim,
+                                .rope = config_.qk_rope_head_dim,
+                                .k_pe = latents + rank * SizeOf(type_),
+                                .k_pe_stride = config_.latent_dim(),
+                                .valid = std::min(kPage, extend.end() - page * kPage),
+                                .k_panel = k_panels.row(item),
+                                .v_panel = v_panels.row(item)});
+      });
+      const auto blocks = static_cast<int64_t>(query_blocks.size());
+      // Longest first, so that the team ends together.
+      ops_.ForEach(count * blocks, [&](int64_t item, void* scratch) {
+        const QueryBlock& b = query_blocks[static_cast<size_t>(blocks - 1 - item / count)];
+        const int64_t h = item % count;
+        const Rows q = queries.Columns((head + h) * key_dim, (head + h + 1) * key_dim);
+        const Rows o = out.Columns((head + h) * value_dim, (head + h + 1) * value_dim);
+        ops_.table().dense_attention({.type = type_,
+                                      .q = q.row(b.row),
+                                      .q_stride = q.stride,
+                                      .m = b.count,
+                                      .first_position = b.position,
+                                      .key_dim = key_dim,
+                                      .value_dim = value_dim,
+                                      .k_panels = k_panels.row(h * page_count),
+                                      .k_page_stride = k_page,
+                                      .v_panels = v_panels.row(h * page_count),
+                                      .v_page_stride = v_page,
+                                      .scale = softmax_scale_,
+                                      .out = o.row(b.row),
+                                      .out_stride = o.stride,
+                                      .scratch = scratch});
+      });
+    }
+    row = row_end;
+  }
+}
+
+}  // namespace causeway

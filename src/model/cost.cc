@@ -1,0 +1,90 @@
+#include "model/cost.h"
+
+#include <algorithm>
+
+namespace causeway {
+namespace {
+
+double D(int64_t value) { return static_cast<double>(value); }
+
+// Per token and layer.
+double ProjectionFlops(const ModelConfig& c) {
+  const double heads = D(c.num_attention_heads);
+  const double query_in = D(c.q_lora_rank > 0 ? c.q_lora_rank : c.hidden_size);
+  double flops = 2.0 * query_in * heads * D(c.qk_head_dim());
+  if (c.q_lora_rank > 0) flops += 2.0 * D(c.hidden_size) * D(c.q_lora_rank);
+  flops += 2.0 * D(c.hidden_size) * D(c.latent_dim());
+  flops += 2.0 * D(c.kv_lora_rank) * heads * D(c.qk_nope_head_dim + c.v_head_dim);
+  flops += 2.0 * heads * D(c.v_head_dim) * D(c.hidden_size);
+  return flops;
+}
+
+double IndexProjectionFlops(const ModelConfig& c) {
+  if (!c.sparse()) return 0.0;
+  return 2.0 * D(c.q_lora_rank) * D(c.index_n_heads * c.index_head_dim) +
+         2.0 * D(c.hidden_size) * D(c.index_head_dim + c.index_n_heads);
+}
+
+// Per token, all layers.
+double FeedForwardFlops(const ModelConfig& c) {
+  double flops = 0.0;
+  for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
+    if (c.IsMoe(layer)) {
+      flops += 6.0 * D(c.hidden_size) * D(c.moe_intermediate_size) *
+               D(c.num_experts_per_tok + c.n_shared_experts);
+      flops += 2.0 * D(c.hidden_size) * D(c.n_routed_experts);
+    } else {
+      flops += 6.0 * D(c.hidden_size) * D(c.intermediate_size);
+    }
+  }
+  return flops;
+}
+
+// Per visible key and layer.
+double MaterialisedKeyFlops(const ModelConfig& c) {
+  return 2.0 * D(c.num_attention_heads) * D(c.qk_head_dim() + c.v_head_dim);
+}
+double AbsorbedKeyFlops(const ModelConfig& c) {
+  return 2.0 * D(c.num_attention_heads) * D(c.latent_dim() + c.kv_lora_rank);
+}
+
+}  // namespace
+
+FlopCounts NecessaryFlops(const ModelConfig& c, int64_t begin, int64_t end, int64_t logit_rows) {
+  const double layers = D(c.num_hidden_layers);
+  const double tokens = D(end - begin);
+  FlopCounts out;
+  out.projections = tokens * layers * ProjectionFlops(c);
+  out.indexer = tokens * layers * IndexProjectionFlops(c);
+  out.feed_forward = tokens * FeedForwardFlops(c);
+  out.head = 2.0 * D(logit_rows) * D(c.hidden_size) * D(c.vocab_size);
+  for (int64_t p = begin; p < end; ++p) {
+    const double keys = D(p + 1);
+    double attention = keys * MaterialisedKeyFlops(c);
+    if (c.sparse()) {
+      attention = std::min(attention, std::min(keys, D(c.index_topk)) * AbsorbedKeyFlops(c));
+      if (p >= c.index_topk) {
+        out.indexer += layers * 2.0 * keys * D(c.index_n_heads * c.index_head_dim);
+      }
+    }
+    out.attention += layers * attention;
+  }
+  return out;
+}
+
+TokenCost PartitionCost(const ModelConfig& c) {
+  const double layers = D(c.num_hidden_layers);
+  TokenCost cost;
+  cost.linear = layers * (ProjectionFlops(c) + IndexProjectionFlops(c)) + FeedForwardFlops(c);
+  if (c.sparse()) {
+    cost.dense = layers * AbsorbedKeyFlops(c);
+    cost.dense_limit = c.index_topk;
+    cost.index = layers * 2.0 * D(c.index_n_heads * c.index_head_dim);
+    cost.index_from = c.index_topk;
+  } else {
+    cost.dense = layers * MaterialisedKeyFlops(c);
+  }
+  return cost;
+}
+
+}  // namespace causeway

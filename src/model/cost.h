@@ -1,0 +1,31 @@
+// FLOPs of the model, counted once: for the balanced partition, for "share of peak" in benchmarks
+// and for the planner. A multiply-add is two FLOPs.
+#pragma once
+
+#include <cstdint>
+
+#include "checkpoint/model_config.h"
+#include "parallel/partition.h"
+
+namespace causeway {
+
+struct FlopCounts {
+  double projections = 0;  // q, kv, o and kv_b (expanded per key or absorbed per query: equal)
+  double attention = 0;    // scores and weighted values
+  double indexer = 0;      // its projections and scores
+  double feed_forward = 0;
+  double head = 0;
+  double total() const { return projections + attention + indexer + feed_forward + head; }
+};
+
+// What the cheapest exact form needs for the tokens at positions [begin, end) of one sequence whose
+// earlier tokens are cached, with `logit_rows` rows of logits: the causal half only; per query the
+// cheaper of materialised heads over all earlier keys and absorbed heads over min(position + 1,
+// index_topk) keys; scores of the indexer only from position index_topk on.
+FlopCounts NecessaryFlops(const ModelConfig& config, int64_t begin, int64_t end,
+                          int64_t logit_rows);
+
+// The cost of a token as this engine computes it, for parallel::Partition.
+TokenCost PartitionCost(const ModelConfig& config);
+
+}  // namespace causeway

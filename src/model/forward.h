@@ -1,0 +1,132 @@
+// The forward pass of one rank. SPMD: every rank runs this with its own slices of the same batch;
+// every exchange between ranks is a line that names comm_.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/trace.h"
+#include "cache/kv_cache.h"
+#include "kernels/op_set.h"
+#include "model/batch.h"
+#include "model/rope.h"
+#include "model/weights.h"
+#include "parallel/communicator.h"
+#include "parallel/partition.h"
+
+namespace causeway {
+
+// The part of a batch that one rank computes: its slices' tokens, as local rows in order.
+struct LocalStep {
+  // Consecutive local rows that use the same form of attention.
+  struct Block {
+    int64_t begin = 0;
+    int64_t end = 0;
+    bool materialised = false;
+    int64_t rows() const { return end - begin; }
+  };
+
+  const Batch& batch;
+  const StepOutput& output;
+  std::vector<Slice> slices;
+  std::vector<int64_t> slice_row;  // first local row of each slice
+  std::vector<int32_t> slice;      // per row
+  std::vector<int32_t> position;   // per row
+  std::vector<Block> blocks;       // all rows, in order
+
+  LocalStep(const Batch& batch, const StepOutput& output, std::vector<Slice> slices,
+            bool dense_model);
+  int64_t rows() const { return static_cast<int64_t>(position.size()); }
+  const Slice& SliceOf(int64_t row) const {
+    return slices[static_cast<size_t>(slice[static_cast<size_t>(row)])];
+  }
+  const Extend& ExtendOf(int64_t row) const {
+    return batch.extends[static_cast<size_t>(SliceOf(row).extend)];
+  }
+  int64_t PositionOf(int64_t row) const { return position[static_cast<size_t>(row)]; }
+  // The row's index among all tokens of the batch.
+  int64_t TokenOf(int64_t row) const {
+    return output.TokenOf(batch, SliceOf(row).extend, PositionOf(row));
+  }
+};
+
+// Where a layer's keys lie: per local slice, the pages of its extend.
+struct LayerPages {
+  std::vector<std::vector<const void*>> latents;     // each page [64, latent_dim]
+  std::vector<std::vector<const void*>> index_keys;  // each page packed [64, index_dim]
+};
+
+// One rank's end of the model. Used by that rank's thread only; weights, cache and tables are
+// shared with the other ranks of the host.
+class Forward {
+ public:
+  Forward(const Weights& weights, const KvCache& cache, const RopeTable& rope, OpSet& ops,
+          Communicator& comm, TraceLane& trace);
+
+  // Computes this rank's slices of the batch through every layer, and its share of the vocabulary
+  // for all wanted rows. Throws StepFailed. On return on every rank, output holds the results.
+  void Run(const Batch& batch, const std::vector<Slice>& slices, StepOutput& output);
+
+  // Bytes of scratch memory that this rank holds beside weights and KV.
+  int64_t scratch_bytes() const { return arena_.bytes(); }
+
+ private:
+  // What attention asks of a block of rows.
+  struct Queries {
+    Activation latent;  // [rows, q_lora_rank]: the normed query latent, which the indexer shares
+    Rows heads;         // [rows, heads * (nope + rope)], rotated
+  };
+  // Which keys each row of a block sees: all up to its own position, or the chosen ones.
+  struct Selection {
+    int64_t width = 0;                   // index_topk; 0: every row sees all its keys
+    const int32_t* positions = nullptr;  // [rows, width], ascending
+    const int32_t* count = nullptr;      // per row; 0: all keys
+  };
+
+  void Layer(int64_t index, const LocalStep& step, View<float, 2> x);
+  void Logits(const LocalStep& step, View<const float, 2> x, StepOutput& output);
+  LayerPages PagesOf(int64_t layer, const LocalStep& step) const;
+
+  // attention.cc
+  void PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x);
+  Queries MakeQueries(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
+                      View<const float, 2> x);
+  void Attend(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
+              const Queries& queries, const Selection& selection, const LayerPages& pages,
+              const Rows& out);
+  void AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, int64_t first_row,
+                      const Rows& queries, const Selection& selection, int64_t selection_row,
+                      const LayerPages& pages, const Rows& out);
+  void AttendMaterialised(const AttentionWeights& w, const LocalStep& step,
+                          const LocalStep::Block& block, const Rows& queries,
+                          const LayerPages& pages, const Rows& out);
+
+  // indexer.cc
+  void PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t first_row,
+                        const Activation& h);
+  Selection Select(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
+                   View<const float, 2> x, const Queries& queries, const LayerPages& pages);
+
+  // moe.cc
+  void FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x);
+  void Mlp(const MlpWeights& weights, const Rows& h, View<float, 2> x);
+  void Experts(int64_t layer, const LocalStep& step, int64_t first_row, const Rows& exact,
+               const Rows& h, View<float, 2> x);
+
+  // The rows normed, in `type`, in the arena.
+  Rows Normed(View<const float, 2> x, const std::vector<float>& weight, DType type);
+
+  const Weights& weights_;
+  const ModelConfig& config_;
+  const KvCache& cache_;
+  const RopeTable& rope_;
+  OpSet& ops_;
+  Communicator& comm_;
+  TraceLane& trace_;
+  const DType type_;  // of activations: f32 or bf16
+  const float softmax_scale_;
+  Arena arena_;
+};
+
+}  // namespace causeway

@@ -1,0 +1,317 @@
+#include "model/weights.h"
+
+#include <atomic>
+#include <cmath>
+#include <mutex>
+
+#include "base/thread_team.h"
+#include "base/trace.h"
+#include "checkpoint/quant_format.h"
+
+namespace causeway {
+namespace {
+
+// Rows dequantised at a time by one loading thread.
+constexpr int64_t kLoadRows = 64;
+
+}  // namespace
+
+// Collects what to read as tasks, then runs them on a team. Tasks write disjoint memory.
+class WeightLoader {
+ public:
+  WeightLoader(Weights& weights, int threads) : weights_(weights), threads_(threads) {}
+
+  Status Run(const LoadProgress& progress);
+
+ private:
+  using Task = std::function<Status()>;
+
+  const ModelConfig& config() const { return weights_.config_; }
+  const Checkpoint& checkpoint() const { return *weights_.checkpoint_; }
+
+  Status AddLayer(int64_t index);
+  Status AddAttention(const std::string& prefix, AttentionWeights& out);
+  Status AddIndexer(const std::string& prefix, IndexerWeights& out);
+  Status AddHeads(const std::string& module, AttentionWeights& out);
+  Status AddMlp(const std::string& prefix, int64_t inner, bool row_parallel, bool floating,
+                MlpWeights& out);
+  Status AddMoe(const std::string& prefix, MoeWeights& out);
+
+  // A vector of f32 values.
+  Status AddVector(const std::string& name, int64_t size, std::vector<float>& out);
+  // One or several matrices with the same k, stacked along n. `floating`: int8 is dequantised.
+  Status AddMatrix(const std::vector<std::pair<std::string, int64_t>>& modules, int64_t k,
+                   bool row_parallel, bool floating, Weight& out);
+  // A matrix that stays f32, times a factor.
+  Status AddExact(const std::string& module, int64_t n, int64_t k, float factor, Weight& out);
+  // True if every one of these modules is stored as int8 and the mode keeps int8.
+  StatusOr<bool> KeepsInt8(const std::vector<std::pair<std::string, int64_t>>& modules, int64_t k);
+
+  void AddTask(int64_t bytes, Task task) {
+    tasks_.push_back({bytes, std::move(task)});
+    total_bytes_ += bytes;
+  }
+
+  struct Pending {
+    int64_t bytes;
+    Task task;
+  };
+
+  Weights& weights_;
+  const int threads_;
+  std::vector<Pending> tasks_;
+  int64_t total_bytes_ = 0;
+};
+
+StatusOr<std::unique_ptr<Weights>> Weights::Load(std::unique_ptr<Checkpoint> checkpoint,
+                                                 const ModelConfig& config, DType mode, int threads,
+                                                 const LoadProgress& progress) {
+  CHECK(mode == DType::kF32 || mode == DType::kBf16, NameOf(mode));
+  std::unique_ptr<Weights> weights(new Weights);
+  weights->config_ = config;
+  weights->mode_ = mode;
+  weights->checkpoint_ = std::move(checkpoint);
+  CAUSEWAY_RETURN_IF_ERROR(WeightLoader(*weights, threads).Run(progress));
+  return weights;
+}
+
+void Weights::Embed(int32_t token, float* out) const {
+  CHECK(token >= 0 && token < config_.vocab_size, token);
+  CopyToF32(embedding_, token * config_.hidden_size, config_.hidden_size, out);
+}
+
+Status WeightLoader::Run(const LoadProgress& progress) {
+  const std::string embed = "model.embed_tokens.weight";
+  CAUSEWAY_ASSIGN_OR_RETURN(weights_.embedding_,
+                            checkpoint().Find(embed, {config().vocab_size, config().hidden_size}));
+  if (weights_.embedding_.type == StoredType::kI8 ||
+      weights_.embedding_.type == StoredType::kF8E4m3) {
+    return InvalidArgument(Text(weights_.embedding_.file, ": ", embed, " is ",
+                                NameOf(weights_.embedding_.type),
+                                "; embeddings must be F32, F16 or BF16"));
+  }
+  CAUSEWAY_RETURN_IF_ERROR(
+      AddVector("model.norm.weight", config().hidden_size, weights_.final_norm_));
+  const std::string head = config().tie_word_embeddings ? "model.embed_tokens" : "lm_head";
+  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{head, config().vocab_size}}, config().hidden_size,
+                                     /*row_parallel=*/false, /*floating=*/true, weights_.head_));
+  weights_.layers_.resize(static_cast<size_t>(config().num_hidden_layers));
+  for (int64_t i = 0; i < config().num_hidden_layers; ++i) CAUSEWAY_RETURN_IF_ERROR(AddLayer(i));
+
+  ThreadTeam team(threads_);
+  std::mutex mutex;  // guards first_error and the order of progress
+  Status first_error;
+  int64_t done = 0;
+  std::atomic<bool> failed{false};
+  team.ParallelFor(static_cast<int64_t>(tasks_.size()), [&](int64_t i, int) {
+    if (failed.load(std::memory_order_relaxed)) return;
+    const Pending& pending = tasks_[static_cast<size_t>(i)];
+    const Status status = pending.task();
+    const std::lock_guard lock(mutex);
+    done += pending.bytes;
+    if (!status.ok() && first_error.ok()) {
+      first_error = status;
+      failed.store(true, std::memory_order_relaxed);
+    }
+    if (progress && first_error.ok()) progress(done, total_bytes_);
+  });
+  weights_.packed_bytes_ = total_bytes_;
+  return first_error;
+}
+
+Status WeightLoader::AddLayer(int64_t index) {
+  LayerWeights& out = weights_.layers_[static_cast<size_t>(index)];
+  const std::string prefix = Text("model.layers.", index, ".");
+  const int64_t hidden = config().hidden_size;
+  CAUSEWAY_RETURN_IF_ERROR(AddVector(prefix + "input_layernorm.weight", hidden, out.input_norm));
+  CAUSEWAY_RETURN_IF_ERROR(
+      AddVector(prefix + "post_attention_layernorm.weight", hidden, out.post_attention_norm));
+  CAUSEWAY_RETURN_IF_ERROR(AddAttention(prefix + "self_attn.", out.attention));
+  out.is_moe = config().IsMoe(index);
+  if (out.is_moe) return AddMoe(prefix + "mlp.", out.moe);
+  return AddMlp(prefix + "mlp.", config().intermediate_size, /*row_parallel=*/true,
+                /*floating=*/false, out.mlp);
+}
+
+Status WeightLoader::AddAttention(const std::string& prefix, AttentionWeights& out) {
+  const ModelConfig& c = config();
+  const int64_t q_rows = c.num_attention_heads * c.qk_head_dim();
+  if (c.q_lora_rank > 0) {
+    CAUSEWAY_RETURN_IF_ERROR(
+        AddMatrix({{prefix + "q_a_proj", c.q_lora_rank}}, c.hidden_size, false, false, out.q_a));
+    CAUSEWAY_RETURN_IF_ERROR(
+        AddVector(prefix + "q_a_layernorm.weight", c.q_lora_rank, out.q_a_norm));
+    CAUSEWAY_RETURN_IF_ERROR(
+        AddMatrix({{prefix + "q_b_proj", q_rows}}, c.q_lora_rank, false, false, out.q_b));
+  } else {
+    CAUSEWAY_RETURN_IF_ERROR(
+        AddMatrix({{prefix + "q_proj", q_rows}}, c.hidden_size, false, false, out.q_b));
+  }
+  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{prefix + "kv_a_proj_with_mqa", c.latent_dim()}},
+                                     c.hidden_size, false, false, out.kv_a));
+  CAUSEWAY_RETURN_IF_ERROR(
+      AddVector(prefix + "kv_a_layernorm.weight", c.kv_lora_rank, out.kv_a_norm));
+  CAUSEWAY_RETURN_IF_ERROR(AddHeads(prefix + "kv_b_proj", out));
+  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{prefix + "o_proj", c.hidden_size}},
+                                     c.num_attention_heads * c.v_head_dim, true, false, out.o));
+  return c.sparse() ? AddIndexer(prefix + "indexer.", out.indexer) : Status();
+}
+
+Status WeightLoader::AddIndexer(const std::string& prefix, IndexerWeights& out) {
+  const ModelConfig& c = config();
+  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{prefix + "wq_b", c.index_n_heads * c.index_head_dim}},
+                                     c.q_lora_rank, false, false, out.wq_b));
+  CAUSEWAY_RETURN_IF_ERROR(
+      AddMatrix({{prefix + "wk", c.index_head_dim}}, c.hidden_size, false, false, out.wk));
+  CAUSEWAY_RETURN_IF_ERROR(AddVector(prefix + "k_norm.weight", c.index_head_dim, out.norm));
+  CAUSEWAY_RETURN_IF_ERROR(AddVector(prefix + "k_norm.bias", c.index_head_dim, out.bias));
+  const double factor = 1.0 / std::sqrt(static_cast<double>(c.index_n_heads * c.index_head_dim));
+  return AddExact(prefix + "weights_proj", c.index_n_heads, c.hidden_size,
+                  static_cast<float>(factor), out.weights_proj);
+}
+
+// kv_b_proj, head by head: rows [nope + value] of a head expand a latent to its key and value. The
+// absorbed form needs the key rows transposed and the value rows by themselves.
+Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) {
+  const ModelConfig& c = config();
+  const int64_t nope = c.qk_nope_head_dim;
+  const int64_t value = c.v_head_dim;
+  const int64_t rank = c.kv_lora_rank;
+  const auto heads = static_cast<size_t>(c.num_attention_heads);
+  CAUSEWAY_ASSIGN_OR_RETURN(
+      const StoredMatrix stored,
+      FindMatrix(checkpoint(), c, module, c.num_attention_heads * (nope + value), rank));
+  out.w_uk.resize(heads);
+  out.w_uv.resize(heads);
+  if (!c.sparse()) out.kv_b.resize(heads);
+  for (size_t head = 0; head < heads; ++head) {
+    const DType mode = weights_.mode_;
+    AddTask((nope + value) * rank * SizeOf(mode), [=, &out] {
+      std::vector<float> rows(static_cast<size_t>((nope + value) * rank));
+      const auto first = static_cast<int64_t>(head) * (nope + value);
+      DequantizeRows(stored, first, first + nope + value, rows.data());
+      std::vector<float> transposed(static_cast<size_t>(rank * nope));
+      for (int64_t i = 0; i < nope; ++i) {
+        for (int64_t j = 0; j < rank; ++j) {
+          transposed[static_cast<size_t>(j * nope + i)] = rows[static_cast<size_t>(i * rank + j)];
+        }
+      }
+      out.w_uk[head] = Weight(mode, rank, nope);
+      out.w_uk[head].PackRows(0, rank, transposed.data());
+      out.w_uv[head] = Weight(mode, value, rank);
+      out.w_uv[head].PackRows(0, value, rows.data() + nope * rank);
+      if (!out.kv_b.empty()) {
+        out.kv_b[head] = Weight(mode, nope + value, rank);
+        out.kv_b[head].PackRows(0, nope + value, rows.data());
+      }
+      return Status();
+    });
+  }
+  return Status();
+}
+
+Status WeightLoader::AddMlp(const std::string& prefix, int64_t inner, bool row_parallel,
+                            bool floating, MlpWeights& out) {
+  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{prefix + "gate_proj", inner}, {prefix + "up_proj", inner}},
+                                     config().hidden_size, false, floating, out.gate_up));
+  return AddMatrix({{prefix + "down_proj", config().hidden_size}}, inner, row_parallel, floating,
+                   out.down);
+}
+
+Status WeightLoader::AddMoe(const std::string& prefix, MoeWeights& out) {
+  const ModelConfig& c = config();
+  const int64_t inner = c.moe_intermediate_size;
+  CAUSEWAY_RETURN_IF_ERROR(
+      AddExact(prefix + "gate", c.n_routed_experts, c.hidden_size, 1.0f, out.gate));
+  if (c.topk_method == GateMethod::kNoAuxTc) {
+    CAUSEWAY_RETURN_IF_ERROR(
+        AddVector(prefix + "gate.e_score_correction_bias", c.n_routed_experts, out.bias));
+  }
+  // The experts of a layer share their input, so either all of them keep int8 or none.
+  std::vector<std::pair<std::string, int64_t>> in;
+  std::vector<std::pair<std::string, int64_t>> down;
+  for (int64_t e = 0; e < c.n_routed_experts; ++e) {
+    const std::string expert = Text(prefix, "experts.", e, ".");
+    in.emplace_back(expert + "gate_proj", inner);
+    in.emplace_back(expert + "up_proj", inner);
+    down.emplace_back(expert + "down_proj", c.hidden_size);
+  }
+  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8_in, KeepsInt8(in, c.hidden_size));
+  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8_down, KeepsInt8(down, inner));
+  out.experts.resize(static_cast<size_t>(c.n_routed_experts));
+  for (int64_t e = 0; e < c.n_routed_experts; ++e) {
+    CAUSEWAY_RETURN_IF_ERROR(AddMlp(Text(prefix, "experts.", e, "."), inner, false,
+                                    !(int8_in && int8_down), out.experts[static_cast<size_t>(e)]));
+  }
+  if (c.n_shared_experts == 0) return Status();
+  return AddMlp(prefix + "shared_experts.", inner * c.n_shared_experts, true, false, out.shared);
+}
+
+Status WeightLoader::AddVector(const std::string& name, int64_t size, std::vector<float>& out) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const StoredTensor stored, checkpoint().Find(name, {size}));
+  out.resize(static_cast<size_t>(size));
+  CopyToF32(stored, 0, size, out.data());
+  return Status();
+}
+
+StatusOr<bool> WeightLoader::KeepsInt8(const std::vector<std::pair<std::string, int64_t>>& modules,
+                                       int64_t k) {
+  bool all = weights_.mode_ == DType::kBf16;
+  for (const auto& [module, n] : modules) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
+                              FindMatrix(checkpoint(), config(), module, n, k));
+    all = all && stored.format == MatrixFormat::kInt8Channel;
+  }
+  return all;
+}
+
+Status WeightLoader::AddMatrix(const std::vector<std::pair<std::string, int64_t>>& modules,
+                               int64_t k, bool row_parallel, bool floating, Weight& out) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8, KeepsInt8(modules, k));
+  const DType type = int8 && !floating ? DType::kI8 : weights_.mode_;
+  int64_t total = 0;
+  for (const auto& [module, n] : modules) total += n;
+  out = Weight(type, total, k, row_parallel ? SegmentsFor(type, k) : 1);
+  int64_t row = 0;
+  for (const auto& [module, n] : modules) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
+                              FindMatrix(checkpoint(), config(), module, n, k));
+    // In tasks of a few hundred rows, so that the head does not keep one thread busy alone.
+    constexpr int64_t kTaskRows = 16 * kLoadRows;
+    for (int64_t begin = 0; begin < n; begin += kTaskRows) {
+      const int64_t end = std::min(n, begin + kTaskRows);
+      AddTask((end - begin) * k * SizeOf(type), [stored, begin, end, row, k, type, &out] {
+        std::vector<float> rows(type == DType::kI8 ? 0 : static_cast<size_t>(kLoadRows * k));
+        for (int64_t b = begin; b < end; b += kLoadRows) {
+          const int64_t e = std::min(end, b + kLoadRows);
+          if (type == DType::kI8) {
+            out.PackRows(row + b, e - b, stored.Int8Row(b), stored.scales.data() + b);
+          } else {
+            DequantizeRows(stored, b, e, rows.data());
+            out.PackRows(row + b, e - b, rows.data());
+          }
+        }
+        return Status();
+      });
+    }
+    row += n;
+  }
+  return Status();
+}
+
+Status WeightLoader::AddExact(const std::string& module, int64_t n, int64_t k, float factor,
+                              Weight& out) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
+                            FindMatrix(checkpoint(), config(), module, n, k));
+  out = Weight(DType::kF32, n, k);
+  AddTask(n * k * 4, [stored, n, k, factor, &out] {
+    std::vector<float> rows(static_cast<size_t>(n * k));
+    DequantizeRows(stored, 0, n, rows.data());
+    for (float& value : rows) value *= factor;
+    out.PackRows(0, n, rows.data());
+    return Status();
+  });
+  return Status();
+}
+
+}  // namespace causeway

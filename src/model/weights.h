@@ -1,0 +1,97 @@
+// The model's weights, packed once per host and shared by its ranks.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "checkpoint/model_config.h"
+#include "checkpoint/safetensors.h"
+#include "kernels/packed_weight.h"
+#include "model/rope.h"
+
+namespace causeway {
+
+// The lightning indexer of a layer. Notation as in docs/model.md.
+struct IndexerWeights {
+  Weight wq_b;              // [index_n_heads * index_head_dim, q_lora_rank]
+  Weight wk;                // [index_head_dim, hidden]
+  Weight weights_proj;      // [index_n_heads, hidden] f32, times heads^-1/2 * head_dim^-1/2
+  std::vector<float> norm;  // [index_head_dim]
+  std::vector<float> bias;  // [index_head_dim]
+};
+
+struct AttentionWeights {
+  Weight q_a;                    // [q_lora_rank, hidden]; empty if q_lora_rank is 0
+  std::vector<float> q_a_norm;   // [q_lora_rank]
+  Weight q_b;                    // [heads * (nope + rope), q_lora_rank], or q_proj [.., hidden]
+  Weight kv_a;                   // [kv_lora_rank + rope, hidden]
+  std::vector<float> kv_a_norm;  // [kv_lora_rank]
+  std::vector<Weight> w_uk;      // per head [kv_lora_rank, nope]: absorbs k_nope into the query
+  std::vector<Weight> w_uv;      // per head [value, kv_lora_rank]
+  std::vector<Weight> kv_b;      // per head [nope + value, kv_lora_rank]; dense attention only
+  Weight o;                      // [hidden, heads * value], row-parallel
+  IndexerWeights indexer;        // empty unless the model is sparse
+};
+
+// down(silu(gate(x)) * up(x)); gate and up are one matrix, gate's rows first.
+struct MlpWeights {
+  Weight gate_up;  // [2 * intermediate, hidden]
+  Weight down;     // [hidden, intermediate]
+};
+
+struct MoeWeights {
+  Weight gate;              // [experts, hidden] f32
+  std::vector<float> bias;  // [experts], noaux_tc only
+  std::vector<MlpWeights> experts;
+  MlpWeights shared;  // empty if n_shared_experts is 0
+};
+
+struct LayerWeights {
+  std::vector<float> input_norm;           // [hidden]
+  std::vector<float> post_attention_norm;  // [hidden]
+  AttentionWeights attention;
+  bool is_moe = false;
+  MlpWeights mlp;  // dense layers
+  MoeWeights moe;  // MoE layers
+};
+
+// Called from any loading thread, in order of `done`.
+using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
+
+class Weights {
+ public:
+  // Reads and packs every tensor of the main model (the MTP layer is skipped) with `threads`
+  // threads. `mode` kF32 dequantises everything exactly; kBf16 rounds floating-point and fp8
+  // matrices to bf16 and keeps int8 matrices int8 (all but kv_b_proj, whose two forms must agree).
+  // Errors name the tensor, the file, and expected against found.
+  static StatusOr<std::unique_ptr<Weights>> Load(std::unique_ptr<Checkpoint> checkpoint,
+                                                 const ModelConfig& config, DType mode, int threads,
+                                                 const LoadProgress& progress);
+
+  const ModelConfig& config() const { return config_; }
+  DType mode() const { return mode_; }
+  const LayerWeights& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
+  const std::vector<float>& final_norm() const { return final_norm_; }
+  const Weight& head() const { return head_; }  // [vocab, hidden]
+  // Copies the embedding of a token, [hidden] f32.
+  void Embed(int32_t token, float* out) const;
+  int64_t packed_bytes() const { return packed_bytes_; }
+
+ private:
+  friend class WeightLoader;
+  Weights() = default;
+
+  ModelConfig config_;
+  DType mode_ = DType::kBf16;
+  std::unique_ptr<Checkpoint> checkpoint_;  // keeps the embedding mapped
+  StoredTensor embedding_;                  // [vocab, hidden]
+  std::vector<LayerWeights> layers_;
+  std::vector<float> final_norm_;
+  Weight head_;
+  int64_t packed_bytes_ = 0;
+};
+
+}  // namespace causeway
