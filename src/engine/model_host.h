@@ -70,6 +70,7 @@ class SequenceRun {
   // One decode step: the token's logits replace `logits`.
   Status Decode(int32_t token, std::vector<float>& logits);
   int64_t length() const { return length_; }
+  const std::vector<int32_t>& pages() const { return pages_; }
 
  private:
   explicit SequenceRun(ModelHost& host) : host_(host) {}

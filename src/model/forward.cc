@@ -57,7 +57,11 @@ void Forward::Run(const Batch& batch, const std::vector<Slice>& slices, StepOutp
                      x.row(row));
     }
   }
-  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) Layer(layer, step, x);
+  CaptureHidden(0, step, x);
+  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+    Layer(layer, step, x);
+    CaptureHidden(layer + 1, step, x);
+  }
   Logits(step, x, output);
 }
 
@@ -91,12 +95,14 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
   wait_for_keys();  // a rank without tokens takes part in the exchange all the same
 
   FeedForward(index, step, x);
-  if (Capture* capture = step.output.capture()) {
-    auto& hidden = capture->hidden[static_cast<size_t>(index + 1)];
-    for (int64_t row = 0; row < step.rows(); ++row) {
-      std::copy_n(x.row(row), config_.hidden_size,
-                  hidden.data() + step.TokenOf(row) * config_.hidden_size);
-    }
+}
+
+void Forward::CaptureHidden(int64_t index, const LocalStep& step, View<const float, 2> x) const {
+  Capture* capture = step.output.capture();
+  if (capture == nullptr) return;
+  float* hidden = capture->hidden[static_cast<size_t>(index)].data();
+  for (int64_t row = 0; row < step.rows(); ++row) {
+    std::copy_n(x.row(row), config_.hidden_size, hidden + step.TokenOf(row) * config_.hidden_size);
   }
 }
 

@@ -86,6 +86,8 @@ class Forward {
 
   void Layer(int64_t index, const LocalStep& step, View<float, 2> x);
   void Logits(const LocalStep& step, View<const float, 2> x, StepOutput& output);
+  // The residual stream before layer `index`, if the step is captured.
+  void CaptureHidden(int64_t index, const LocalStep& step, View<const float, 2> x) const;
   LayerPages PagesOf(int64_t layer, const LocalStep& step) const;
 
   // attention.cc

@@ -1,0 +1,207 @@
+// causeway bench: what this machine does with a model.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "app/command.h"
+#include "app/flags.h"
+#include "app/peak.h"
+#include "app/report.h"
+#include "model/cost.h"
+
+namespace causeway {
+namespace {
+
+struct BenchFlags {
+  ModelFlags model;
+  int64_t input_len = 8192;
+  int repeat = 3;
+  std::string vs;
+  bool json = false;
+};
+
+// One timed prefill.
+struct Timing {
+  double seconds = 0;
+  OperationTimes operations;
+};
+
+// Deterministic ids that exercise different experts; the model's text side is not measured.
+std::vector<int32_t> BenchTokens(int64_t count, int64_t vocab) {
+  std::vector<int32_t> tokens;
+  uint64_t state = 12345;
+  for (int64_t i = 0; i < count; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    tokens.push_back(static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(vocab)));
+  }
+  return tokens;
+}
+
+StatusOr<Timing> TimePrefill(ModelHost& host, const std::vector<int32_t>& tokens, int64_t chunk) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const auto run,
+                            SequenceRun::Make(host, static_cast<int64_t>(tokens.size())));
+  std::vector<float> logits;
+  host.ranks().ClearTraces();
+  const int64_t begin_ns = NowNs();
+  CAUSEWAY_RETURN_IF_ERROR(run->Prefill(tokens, chunk, LogitsWanted::kLast, logits));
+  return Timing{static_cast<double>(NowNs() - begin_ns) * 1e-9,
+                OperationTimes::Of(host.ranks().lanes())};
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+// "cp-size=2,threads-per-rank=1,cp-partition=zigzag": the layout flags with some replaced.
+StatusOr<Layout> ParseLayout(const std::string& text, const ModelFlags& base) {
+  ModelFlags flags = base;
+  flags.tp = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    const std::string item = text.substr(at, end - at);
+    const size_t equals = item.find('=');
+    const std::string name = item.substr(0, equals);
+    const std::string value = equals == std::string::npos ? "" : item.substr(equals + 1);
+    if (name == "cp-partition") {
+      flags.cp_partition = value;
+    } else {
+      int* number = name == "cp-size"            ? &flags.cp_size
+                    : name == "threads-per-rank" ? &flags.threads_per_rank
+                    : name == "tp"               ? &flags.tp
+                    : name == "dp-size"          ? &flags.dp_size
+                    : name == "ep-size"          ? &flags.ep_size
+                                                 : nullptr;
+      const bool digits = !value.empty() && value.size() < 6 &&
+                          value.find_first_not_of("0123456789") == std::string::npos;
+      if (number == nullptr || !digits) {
+        return InvalidArgument(Text("--vs: found '", item,
+                                    "'; expected cp-size=N, threads-per-rank=N, tp=N, dp-size=N, "
+                                    "ep-size=N or cp-partition=NAME, separated by commas"));
+      }
+      *number = std::stoi(value);
+    }
+    at = end + 1;
+  }
+  CAUSEWAY_ASSIGN_OR_RETURN(const HostOptions options, flags.ToHostOptions());
+  return options.ranks.layout;
+}
+
+struct Result {
+  Layout layout;
+  std::vector<double> seconds;
+  OperationTimes operations;  // of the fastest run
+};
+
+nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const ModelConfig& config,
+                          const FlopCounts& flops, double peak) {
+  const double best = *std::min_element(result.seconds.begin(), result.seconds.end());
+  const int threads = result.layout.world() * result.layout.threads_per_rank;
+  return {{"model", flags.model.model_path},
+          {"layout", result.layout.ToString()},
+          {"dtype", flags.model.dtype == "float32" ? "float32" : "bfloat16"},
+          {"model_type", config.model_type},
+          {"tokens", flags.input_len},
+          {"seconds", best},
+          {"ttft_seconds", best},
+          {"median_seconds", Median(result.seconds)},
+          {"tokens_per_s", static_cast<double>(flags.input_len) / best},
+          {"flops", flops.total()},
+          {"flops_by_part",
+           {{"projections", flops.projections},
+            {"attention", flops.attention},
+            {"indexer", flops.indexer},
+            {"feed_forward", flops.feed_forward},
+            {"head", flops.head}}},
+          {"peak_flops_per_thread", peak},
+          {"share_of_peak", flops.total() / best / (peak * threads)},
+          {"operations", OperationJson(result.operations)}};
+}
+
+Status RunPrefill(const BenchFlags& flags) {
+  CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
+  if (options.context_length == 0) options.context_length = flags.input_len;
+  std::vector<Result> results = {{options.ranks.layout, {}, {}}};
+  if (!flags.vs.empty()) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const Layout other, ParseLayout(flags.vs, flags.model));
+    results.push_back({other, {}, {}});
+  }
+  CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  const ModelConfig& config = host->config();
+  const std::vector<int32_t> tokens = BenchTokens(flags.input_len, config.vocab_size);
+  const double peak = MeasurePeakFlops(host->ops(), host->weights().mode());
+  // Layouts in turn, so that a slow minute of the machine meets both.
+  for (int i = 0; i < flags.repeat + 1; ++i) {
+    for (Result& result : results) {
+      if (results.size() > 1 || i == 0) host->SetLayout(result.layout);
+      CAUSEWAY_ASSIGN_OR_RETURN(const Timing timing,
+                                TimePrefill(*host, tokens, flags.model.chunked_prefill_size));
+      if (i == 0) continue;  // warms caches and memory
+      if (result.seconds.empty() ||
+          timing.seconds < *std::min_element(result.seconds.begin(), result.seconds.end())) {
+        result.operations = timing.operations;
+      }
+      result.seconds.push_back(timing.seconds);
+    }
+  }
+  const FlopCounts flops = NecessaryFlops(config, 0, flags.input_len, 1);
+  nlohmann::json report = ResultJson(results[0], flags, config, flops, peak);
+  report["isa"] = host->ops().name;
+  report["scratch_bytes_per_rank"] = host->ranks().scratch_bytes();
+  std::vector<double> ratios;
+  if (results.size() > 1) {
+    for (size_t i = 0; i < results[0].seconds.size(); ++i) {
+      ratios.push_back(results[1].seconds[i] / results[0].seconds[i]);
+    }
+    report["vs"] = ResultJson(results[1], flags, config, flops, peak);
+    report["vs_ratio"] = {{"median", Median(ratios)},
+                          {"min", *std::min_element(ratios.begin(), ratios.end())},
+                          {"max", *std::max_element(ratios.begin(), ratios.end())}};
+  }
+  if (flags.json) {
+    std::printf("%s\n", report.dump().c_str());
+    return WriteTraceFile(flags.model.trace, host->ranks());
+  }
+  std::printf("%s, %lld tokens, %s, kernels %s, peak %.1f GFLOP/s a thread\n",
+              flags.model.model_path.c_str(), static_cast<long long>(flags.input_len),
+              flags.model.dtype.c_str(), host->ops().name, peak * 1e-9);
+  std::vector<NamedTimes> tables;
+  for (const Result& result : results) {
+    const double best = *std::min_element(result.seconds.begin(), result.seconds.end());
+    const int threads = result.layout.world() * result.layout.threads_per_rank;
+    std::printf("%-44s %8.3f s %9.1f tokens/s %8.1f GFLOP %5.1f %% of peak\n",
+                result.layout.ToString().c_str(), best, static_cast<double>(flags.input_len) / best,
+                flops.total() * 1e-9, 100.0 * flops.total() / best / (peak * threads));
+    tables.push_back({Text("cp", result.layout.cp), result.operations, best});
+  }
+  if (!ratios.empty()) {
+    std::printf("first is %.2f times as fast as second (median of %zu pairs, %.2f to %.2f)\n",
+                Median(ratios), ratios.size(), *std::min_element(ratios.begin(), ratios.end()),
+                *std::max_element(ratios.begin(), ratios.end()));
+  }
+  std::printf("\n%s", OperationTable(tables).c_str());
+  return WriteTraceFile(flags.model.trace, host->ranks());
+}
+
+}  // namespace
+
+void AddBench(CLI::App& app, Run& run) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure");
+  bench->require_subcommand(1);
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* prefill = bench->add_subcommand("prefill", "Time to first token of one prompt");
+  flags->model.Register(*prefill);
+  prefill->add_option("--input-len,--tokens", flags->input_len, "Prompt tokens")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  prefill->add_option("--repeat", flags->repeat, "Timed runs; one more warms up")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  prefill->add_option("--vs", flags->vs,
+                      "A second layout, measured in turn, e.g. cp-size=1,threads-per-rank=2");
+  RegisterJson(*prefill, flags->json);
+  prefill->callback([flags, &run] { run = [flags] { return RunPrefill(*flags); }; });
+}
+
+}  // namespace causeway

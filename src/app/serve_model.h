@@ -1,0 +1,32 @@
+// A loaded model behind HTTP until a signal says stop.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "app/flags.h"
+#include "engine/model_host.h"
+#include "text/tokenizer.h"
+
+namespace causeway {
+
+struct ServeFlags {
+  ModelFlags model;
+  std::string tokenizer_path;
+  std::string chat_template = "auto";
+  std::string host = "127.0.0.1";
+  int port = 30000;
+  std::string served_model_name;  // empty: --model-path as given
+  std::string api_key;
+  int64_t max_running_requests = 64;
+  int64_t max_queued_requests = 512;
+  int64_t drain_seconds = 30;
+
+  void Register(CLI::App& app);
+};
+
+// Serves until SIGINT or SIGTERM, then drains. `announce` gets the base URL once it listens.
+Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags& flags,
+                  const std::function<void(const std::string& url)>& announce);
+
+}  // namespace causeway
