@@ -1,0 +1,145 @@
+// The first promise: the layout, the chunks, the batch and the threads cannot change a bit.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "engine/model_host.h"
+
+namespace causeway {
+namespace {
+
+constexpr uint32_t kSeed = 20261124;
+constexpr int64_t kLong = 131;  // crosses two pages, and index_topk of the V3.2 fixtures
+
+struct Case {
+  const char* fixture;
+  DType dtype;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.fixture << " " << NameOf(c.dtype);
+}
+
+class Invariance : public testing::TestWithParam<Case> {
+ protected:
+  static std::unique_ptr<ModelHost> Load() {
+    HostOptions options;
+    options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
+    options.dtype = GetParam().dtype;
+    options.context_length = 256;
+    options.max_total_tokens = 2048;
+    auto host = ModelHost::Load(options);
+    EXPECT_TRUE(host.ok()) << host.status().message();
+    return std::move(host).value();
+  }
+
+  static std::vector<int32_t> Tokens(int64_t count, uint32_t salt, int64_t vocab) {
+    std::mt19937 random(kSeed + salt);
+    std::vector<int32_t> tokens;
+    for (int64_t i = 0; i < count; ++i) {
+      tokens.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(vocab)));
+    }
+    return tokens;
+  }
+
+  // All sequences together, each extended by at most `chunk` tokens a step; every logit.
+  static std::vector<std::vector<float>> RunTogether(
+      ModelHost& host, const std::vector<std::vector<int32_t>>& sequences, int64_t chunk) {
+    std::vector<std::vector<float>> logits(sequences.size());
+    std::vector<std::vector<int32_t>> pages(sequences.size());
+    std::vector<int64_t> done(sequences.size(), 0);
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const auto length = static_cast<int64_t>(sequences[s].size());
+      EXPECT_TRUE(host.pages().Allocate((length + kPage - 1) / kPage, pages[s]).ok());
+    }
+    for (;;) {
+      Batch batch;
+      std::vector<size_t> owner;
+      for (size_t s = 0; s < sequences.size(); ++s) {
+        const auto length = static_cast<int64_t>(sequences[s].size());
+        const int64_t end = chunk <= 0 ? length : std::min(length, done[s] + chunk);
+        if (end == done[s]) continue;
+        batch.extends.push_back(
+            {.tokens = {sequences[s].begin() + done[s], sequences[s].begin() + end},
+             .begin = done[s],
+             .decode = false,
+             .pages = pages[s],
+             .logits = LogitsWanted::kAll});
+        owner.push_back(s);
+        done[s] = end;
+      }
+      if (batch.extends.empty()) break;
+      StepOutput output(host.config(), host.weights().mode(), batch, nullptr);
+      const Status status = host.ranks().RunStep(batch, output);
+      EXPECT_TRUE(status.ok()) << status.message();
+      for (size_t i = 0; i < owner.size(); ++i) {
+        const Extend& e = batch.extends[i];
+        const int64_t row = output.RowOf(batch, static_cast<int32_t>(i), e.begin);
+        const float* first = output.logits().row(row);
+        const auto count =
+            static_cast<size_t>(e.end() - e.begin) * static_cast<size_t>(host.config().vocab_size);
+        logits[owner[i]].insert(logits[owner[i]].end(), first, first + count);
+      }
+    }
+    for (auto& list : pages) host.pages().Free(list);
+    return logits;
+  }
+};
+
+TEST_P(Invariance, EveryLayoutChunkAndBatchGivesTheSameBytes) {
+  const auto host = Load();
+  const int64_t vocab = host->config().vocab_size;
+  int combinations = 0;
+  for (int cp : {1, 2, 3, 4, 5, 8}) {
+    // Lengths 1, cp - 1, 2 cp + 1, a prime, and long, in one batch; each alone on one rank first.
+    std::vector<std::vector<int32_t>> sequences;
+    for (int64_t length : {int64_t{1}, int64_t{cp - 1}, int64_t{2 * cp + 1}, int64_t{37}, kLong}) {
+      if (length > 0) {
+        sequences.push_back(Tokens(length, static_cast<uint32_t>(length), vocab));
+      }
+    }
+    std::vector<std::vector<float>> expected;
+    host->SetLayout(Layout());
+    for (const auto& sequence : sequences) {
+      expected.push_back(RunTogether(*host, {sequence}, -1)[0]);
+    }
+    for (int threads : {1, 2}) {
+      for (PartitionKind kind :
+           {PartitionKind::kContiguous, PartitionKind::kZigzag, PartitionKind::kBalanced}) {
+        Layout layout;
+        layout.cp = cp;
+        layout.threads_per_rank = threads;
+        layout.partition = kind;
+        host->SetLayout(layout);
+        for (int64_t chunk : {1, 7, 64, 1000, -1}) {
+          const auto found = RunTogether(*host, sequences, chunk);
+          ++combinations;
+          for (size_t s = 0; s < sequences.size(); ++s) {
+            ASSERT_EQ(found[s].size(), expected[s].size());
+            ASSERT_EQ(std::memcmp(found[s].data(), expected[s].data(), found[s].size() * 4), 0)
+                << GetParam() << ", " << layout.ToString() << ", chunk " << chunk
+                << ", sequence of " << sequences[s].size() << " tokens";
+          }
+        }
+      }
+    }
+  }
+  std::printf("invariance %-16s %-8s %d combinations, all equal\n", GetParam().fixture,
+              NameOf(GetParam().dtype), combinations);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, Invariance,
+    testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-bf16", DType::kF32},
+                    Case{"v3-tiny-int8", DType::kBf16}, Case{"v32-tiny-bf16", DType::kBf16},
+                    Case{"v32-tiny-bf16", DType::kF32}, Case{"v32-tiny-fp8", DType::kBf16},
+                    Case{"v2-tiny-f32", DType::kBf16}),
+    [](const testing::TestParamInfo<Case>& info) {
+      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype));
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+}  // namespace
+}  // namespace causeway
