@@ -1,0 +1,25 @@
+// From a row of logits to a token. Pure: the random number is a function of (seed, position) alone.
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "engine/request.h"
+
+namespace causeway {
+
+// logits: [vocab]. Ids from vocab_limit on have no text and are never chosen. position: of the
+// token to be sampled, in its sequence.
+//
+// temperature 0 takes the largest logit (ties to the lower id). Else the logits are divided by the
+// temperature, made probabilities, cut to the top_k largest, then (renormalised) to the smallest
+// set of the most likely whose sum reaches top_p, then to those of at least min_p times the
+// largest; one is drawn in proportion. Log-probabilities are those of the model before any of this.
+// kInternal if a logit is NaN or all are -inf.
+StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_limit,
+                             const SamplingParams& params, int64_t position);
+
+// A number in [0, 1), the same for the same arguments everywhere.
+double UniformAt(uint64_t seed, int64_t position);
+
+}  // namespace causeway

@@ -1,0 +1,169 @@
+#include "parallel/partition.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/check.h"
+
+namespace causeway {
+namespace {
+
+using Plan = std::vector<std::vector<Slice>>;
+
+// Extends with fewer tokens stay whole on one rank in a balanced partition: cutting them would make
+// matrix products of a few rows.
+constexpr int64_t kWholeBelow = 64;
+
+// Sum of p + 1 over positions p in [begin, end).
+double TriangleSum(int64_t begin, int64_t end) {
+  if (end <= begin) return 0.0;
+  return (static_cast<double>(begin) + 1.0 + static_cast<double>(end)) *
+         static_cast<double>(end - begin) / 2.0;
+}
+
+void Append(std::vector<Slice>& slices, Slice slice) {
+  if (slice.begin == slice.end) return;
+  if (!slices.empty() && slices.back().extend == slice.extend && slices.back().end == slice.begin) {
+    slices.back().end = slice.end;
+  } else {
+    slices.push_back(slice);
+  }
+}
+
+Plan Contiguous(int cp, const std::vector<ExtendRange>& batch) {
+  Plan plan(static_cast<size_t>(cp));
+  int64_t total = 0;
+  for (const ExtendRange& e : batch) total += e.end - e.begin;
+  int64_t first = 0;  // flat index of the extend's first token
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const int64_t length = batch[i].end - batch[i].begin;
+    for (int rank = 0; rank < cp; ++rank) {
+      const int64_t from = std::max(total * rank / cp, first);
+      const int64_t to = std::min(total * (rank + 1) / cp, first + length);
+      if (from >= to) continue;
+      Append(plan[static_cast<size_t>(rank)],
+             {static_cast<int32_t>(i), batch[i].begin + from - first, batch[i].begin + to - first});
+    }
+    first += length;
+  }
+  return plan;
+}
+
+Plan Zigzag(int cp, const std::vector<ExtendRange>& batch) {
+  Plan plan(static_cast<size_t>(cp));
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const int64_t length = batch[i].end - batch[i].begin;
+    for (int run = 0; run < 2 * cp; ++run) {
+      const int rank = run < cp ? run : 2 * cp - 1 - run;
+      Append(plan[static_cast<size_t>(rank)],
+             {static_cast<int32_t>(i), batch[i].begin + length * run / (2 * cp),
+              batch[i].begin + length * (run + 1) / (2 * cp)});
+    }
+  }
+  return plan;
+}
+
+// The level L with sum over ranks of max(0, L - load) = amount.
+double WaterLevel(std::vector<double> loads, double amount) {
+  std::sort(loads.begin(), loads.end());
+  double below = 0.0;
+  for (size_t i = 0; i < loads.size(); ++i) {
+    below += loads[i];
+    const double level = (amount + below) / static_cast<double>(i + 1);
+    if (i + 1 == loads.size() || level <= loads[i + 1]) return level;
+  }
+  return amount;
+}
+
+// The smallest end in [begin, limit] such that the cost of [begin, end) is at least `wanted`.
+int64_t CutAt(const TokenCost& cost, int64_t begin, int64_t limit, double wanted) {
+  int64_t low = begin;
+  int64_t high = limit;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (cost.Of(begin, middle) >= wanted) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& batch) {
+  const auto ranks = static_cast<size_t>(cp);
+  std::vector<size_t> whole;
+  std::vector<size_t> split;
+  std::vector<double> costs;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    costs.push_back(cost.Of(batch[i].begin, batch[i].end));
+    (batch[i].end - batch[i].begin < kWholeBelow ? whole : split).push_back(i);
+  }
+  // Short extends, the longest first, each to the rank with the least so far.
+  std::stable_sort(whole.begin(), whole.end(),
+                   [&](size_t a, size_t b) { return costs[a] > costs[b]; });
+  std::vector<double> loads(ranks, 0.0);
+  std::vector<std::vector<Slice>> plan(ranks);
+  for (size_t i : whole) {
+    const auto rank =
+        static_cast<size_t>(std::min_element(loads.begin(), loads.end()) - loads.begin());
+    loads[rank] += costs[i];
+    Append(plan[rank], {static_cast<int32_t>(i), batch[i].begin, batch[i].end});
+  }
+  // Long ones, end to end, fill the ranks in order up to one level.
+  double left = 0.0;
+  for (size_t i : split) left += costs[i];
+  const double level = WaterLevel(loads, left);
+  size_t rank = 0;
+  for (size_t i : split) {
+    for (int64_t at = batch[i].begin; at < batch[i].end;) {
+      int64_t end = batch[i].end;
+      if (rank + 1 < ranks) {
+        end = CutAt(cost, at, batch[i].end, std::max(0.0, level - loads[rank]));
+      }
+      Append(plan[rank], {static_cast<int32_t>(i), at, end});
+      loads[rank] += cost.Of(at, end);
+      if (end < batch[i].end) ++rank;
+      at = end;
+    }
+  }
+  for (auto& slices : plan) {
+    std::sort(slices.begin(), slices.end(), [](const Slice& a, const Slice& b) {
+      return a.extend != b.extend ? a.extend < b.extend : a.begin < b.begin;
+    });
+  }
+  return plan;
+}
+
+}  // namespace
+
+double TokenCost::Of(int64_t begin, int64_t end) const {
+  if (end <= begin) return 0.0;
+  double total = linear * static_cast<double>(end - begin);
+  if (dense_limit <= 0) {
+    total += dense * TriangleSum(begin, end);
+  } else {
+    // Positions below dense_limit - 1 see fewer keys than the limit.
+    const int64_t rising = std::clamp(dense_limit - 1, begin, end);
+    total += dense * (TriangleSum(begin, rising) +
+                      static_cast<double>(dense_limit) * static_cast<double>(end - rising));
+  }
+  return total + index * TriangleSum(std::clamp(index_from, begin, end), end);
+}
+
+std::vector<std::vector<Slice>> Partition(PartitionKind kind, int cp, const TokenCost& cost,
+                                          const std::vector<ExtendRange>& batch) {
+  CHECK(cp >= 1, cp);
+  for (const ExtendRange& e : batch) CHECK(0 <= e.begin && e.begin <= e.end, e.begin, " ", e.end);
+  switch (kind) {
+    case PartitionKind::kContiguous:
+      return Contiguous(cp, batch);
+    case PartitionKind::kZigzag:
+      return Zigzag(cp, batch);
+    case PartitionKind::kBalanced:
+      return Balanced(cp, cost, batch);
+  }
+  CHECK(false, "unknown partition");
+}
+
+}  // namespace causeway
