@@ -256,6 +256,7 @@ extern const OpTable kReferenceOps;
 extern const OpTable kGenericOps;     // portable C++, any CPU
 extern const OpTable kAvx2Ops;        // AVX2 and FMA
 extern const OpTable kAvx512Ops;      // AVX-512 F, BW, DQ, VL; bf16 products by two f32 fma
-extern const OpTable kAvx512Bf16Ops;  // and AVX512-BF16 and VNNI: vdpbf16ps, vpdpbusd
+extern const OpTable kAvx512VnniOps;  // and VNNI: vpdpbusd
+extern const OpTable kAvx512Bf16Ops;  // and BF16: vdpbf16ps
 
 }  // namespace causeway
