@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
 #include "checkpoint/safetensors.h"
@@ -67,7 +68,7 @@ class Golden : public testing::TestWithParam<Fixture> {
     auto golden = Checkpoint::OpenFile(GetParam().path + "/golden.safetensors");
     ASSERT_TRUE(golden.ok()) << golden.status().message();
     golden_ = std::move(*golden);
-    for (float token : Values("tokens")) tokens_.push_back(static_cast<int32_t>(token));
+    tokens_ = Ints("tokens");
   }
 
   std::vector<float> Values(const std::string& name) const {
@@ -75,6 +76,15 @@ class Golden : public testing::TestWithParam<Fixture> {
     if (!tensor.ok()) return {};
     std::vector<float> values(static_cast<size_t>(tensor->elements()));
     CopyToF32(*tensor, 0, tensor->elements(), values.data());
+    return values;
+  }
+
+  std::vector<int32_t> Ints(const std::string& name) const {
+    const auto tensor = golden_->Find(name);
+    if (!tensor.ok()) return {};
+    EXPECT_EQ(tensor->type, StoredType::kI32);
+    std::vector<int32_t> values(static_cast<size_t>(tensor->elements()));
+    std::memcpy(values.data(), tensor->data, values.size() * sizeof(int32_t));
     return values;
   }
 
@@ -107,7 +117,7 @@ TEST_P(Golden, Float32ModeAgreesInEveryLogitHiddenStateAndChoice) {
   ASSERT_TRUE(host.ok()) << host.status().message();
   const ModelConfig& config = (*host)->config();
   const auto count = static_cast<int64_t>(tokens_.size());
-  const std::vector<float> greedy = Values("greedy");
+  const std::vector<int32_t> greedy = Ints("greedy");
   ASSERT_FALSE(greedy.empty());
   auto run = SequenceRun::Make(**host, count + static_cast<int64_t>(greedy.size()));
   ASSERT_TRUE(run.ok()) << run.status().message();
@@ -126,21 +136,18 @@ TEST_P(Golden, Float32ModeAgreesInEveryLogitHiddenStateAndChoice) {
     EXPECT_LE(MaxError(capture.hidden[n], Values(Text("hidden.", n))), kExactTolerance) << n;
   }
   for (size_t n = 0; n < capture.router_indices.size(); ++n) {
-    const auto as_floats = [](const std::vector<int32_t>& ids) {
-      return std::vector<float>(ids.begin(), ids.end());
-    };
-    EXPECT_EQ(as_floats(capture.router_indices[n]), Values(Text("router_indices.", n))) << n;
+    EXPECT_EQ(capture.router_indices[n], Ints(Text("router_indices.", n))) << n;
     if (!capture.router_weights[n].empty()) {
       EXPECT_LE(MaxError(capture.router_weights[n], Values(Text("router_weights.", n))), 1e-4);
     }
-    EXPECT_EQ(as_floats(capture.topk_indices[n]), Values(Text("topk_indices.", n))) << n;
+    EXPECT_EQ(capture.topk_indices[n], Ints(Text("topk_indices.", n))) << n;
   }
 
   // Decoding one token at a time continues as the reference does.
   std::vector<float> row(logits.end() - config.vocab_size, logits.end());
   for (size_t i = 0; i < greedy.size(); ++i) {
     const auto best = std::max_element(row.begin(), row.end()) - row.begin();
-    ASSERT_EQ(best, static_cast<int64_t>(greedy[i])) << "token " << i;
+    ASSERT_EQ(best, greedy[i]) << "token " << i;
     ASSERT_TRUE((*run)->Decode(static_cast<int32_t>(best), row).ok());
   }
 }
