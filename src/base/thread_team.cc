@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #endif
 
+#include <system_error>
+
 #include "base/check.h"
 
 namespace causeway {
@@ -57,12 +59,21 @@ std::vector<int> AllowedCpus() {
 
 ThreadTeam::ThreadTeam(int size, std::vector<int> cpus) : size_(size), cpus_(std::move(cpus)) {
   CHECK(size >= 1, size);
-  for (int worker = 1; worker < size; ++worker) {
-    threads_.emplace_back([this, worker] { WorkerLoop(worker); });
+  try {
+    for (int worker = 1; worker < size; ++worker) {
+      threads_.emplace_back([this, worker] { WorkerLoop(worker); });
+    }
+  } catch (const std::system_error& failure) {
+    const size_t started = threads_.size();
+    Stop();
+    throw StartError(Text("can't start a team of ", size, " threads: thread ", started + 1,
+                          " was refused (", failure.what(), "); use fewer --threads-per-rank"));
   }
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { Stop(); }
+
+void ThreadTeam::Stop() {
   stopping_.store(true, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();

@@ -29,6 +29,7 @@ class ScopedFlushDenormals {
 class ThreadTeam {
  public:
   // Pins worker i to cpus[i] where given (the owner must call PinOwner itself, from its thread).
+  // Throws StartError if the system refuses so many threads.
   explicit ThreadTeam(int size, std::vector<int> cpus = {});
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -44,6 +45,7 @@ class ThreadTeam {
 
  private:
   void WorkerLoop(int worker);
+  void Stop();
   void RunItems(int worker);
 
   const int size_;

@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 #include <memory>
 
 namespace causeway {
 
 void TraceLane::Record(const char* name, int32_t layer, int64_t begin_ns, int64_t end_ns) {
-  auto sum = std::find_if(sums_.begin(), sums_.end(), [&](const Sum& s) { return s.name == name; });
+  // One literal may lie at several addresses, one for each source file that uses it.
+  auto sum = std::find_if(sums_.begin(), sums_.end(), [&](const Sum& s) {
+    return s.name == name || std::strcmp(s.name, name) == 0;
+  });
   if (sum == sums_.end()) sum = sums_.insert(sums_.end(), Sum{name});
   sum->ns += end_ns - begin_ns;
   ++sum->calls;
@@ -40,6 +44,7 @@ Status WriteTrace(const std::string& path, const std::vector<const TraceLane*>& 
     }
   }
   std::fputs("]}\n", file.get());
+  std::fflush(file.get());  // a full disk shows here at the latest
   if (std::ferror(file.get()) != 0) return InvalidArgument(Text("--trace: can't write ", path));
   return Status();
 }

@@ -38,15 +38,14 @@ Status Engine::Submit(std::shared_ptr<Request> request) {
   if (draining_.load()) return Unavailable("the server is shutting down");
   if (request->prompt.empty()) return InvalidArgument("the prompt has no tokens");
   const auto prompt = static_cast<int64_t>(request->prompt.size());
-  const int64_t longest = prompt + request->sampling.max_new_tokens;
-  if (request->sampling.max_new_tokens < 1) {
-    return InvalidArgument(
-        Text("max_tokens is ", request->sampling.max_new_tokens, "; it must be at least 1"));
+  const int64_t answer = request->sampling.max_new_tokens;
+  if (answer < 1) {
+    return InvalidArgument(Text("max_tokens is ", answer, "; it must be at least 1"));
   }
-  if (longest > context_length_) {
-    return InvalidArgument(Text("the prompt has ", prompt, " tokens and max_tokens is ",
-                                request->sampling.max_new_tokens, ", together ", longest,
-                                "; the context length is ", context_length_));
+  if (answer > context_length_ - prompt) {  // the sum might overflow
+    return InvalidArgument(Text("the prompt has ", prompt, " tokens and max_tokens is ", answer,
+                                "; together they must not exceed the context length of ",
+                                context_length_));
   }
   for (size_t i = 0; i < request->prompt.size(); ++i) {
     if (request->prompt[i] < 0 || request->prompt[i] >= host_.config().vocab_size) {
@@ -61,14 +60,17 @@ Status Engine::Submit(std::shared_ptr<Request> request) {
     return InvalidArgument(Text("the request needs ", pages * kPage, " tokens of KV cache; it has ",
                                 page_capacity_ * kPage, " (--max-total-tokens)"));
   }
-  if (unfinished_.fetch_add(1) >= options_.max_queued_requests) {
-    unfinished_.fetch_sub(1);
+  if (queued_.fetch_add(1) >= options_.max_queued_requests) {
+    queued_.fetch_sub(1);
     return Unavailable(
         Text("the queue is full: ", options_.max_queued_requests, " requests are waiting"));
   }
+  unfinished_.fetch_add(1);
   if (!commands_.TryPush({.submit = std::move(sequence), .cancel = {}})) {
+    queued_.fetch_sub(1);
     unfinished_.fetch_sub(1);
-    return Unavailable("the server is shutting down");
+    return Unavailable(commands_.closed() ? "the server is shutting down"
+                                          : "the queue is full of cancelled requests");
   }
   return Status();
 }
@@ -98,7 +100,8 @@ void Engine::Loop() {
     if (!scheduler_.idle()) Step();
     if (!healthy_.load()) break;
   }
-  // Nothing may be left without an answer.
+  // Nothing may be left without an answer: who submits from now on is refused.
+  commands_.Close();
   const Status why = healthy_.load() ? Cancelled("the server is shutting down")
                                      : Unavailable("the engine has failed and is shutting down");
   while (std::optional<Command> command = commands_.Pop(Deadline::AfterMs(0))) {
@@ -119,7 +122,9 @@ void Engine::Handle(Command command) {
 
 void Engine::Step() {
   std::vector<Sequence*> owners;
+  const size_t waiting = scheduler_.waiting();
   const Batch batch = scheduler_.Next(NowNs(), owners);
+  queued_.fetch_sub(static_cast<int64_t>(waiting - scheduler_.waiting()));
   StepOutput output(host_.config(), host_.weights().mode(), batch, nullptr);
   const Status status = host_.ranks().RunStep(batch, output);
   if (!status.ok()) {
@@ -174,6 +179,7 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
 }
 
 void Engine::Finish(Sequence& sequence, FinishReason reason, Status status) {
+  if (sequence.stage == Sequence::Stage::kWaiting) queued_.fetch_sub(1);
   const std::unique_ptr<Sequence> owned = scheduler_.Remove(&sequence);
   const int64_t now = NowNs();
   RequestResult result;

@@ -56,6 +56,7 @@ class Engine : public RequestSink {
   const int64_t page_capacity_;
   Scheduler scheduler_;
   Queue<Command> commands_;
+  std::atomic<int64_t> queued_{0};      // submitted, not yet running
   std::atomic<int64_t> unfinished_{0};  // submitted, not yet finished
   std::atomic<bool> healthy_{true};
   std::atomic<bool> draining_{false};

@@ -1,5 +1,6 @@
 #include "engine/rank_group.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
@@ -28,6 +29,9 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
   const int world = options.layout.world();
   const std::vector<int> allowed = options.pin_threads ? AllowedCpus() : std::vector<int>();
   auto comms = MakeThreadsCommunicators(world, options.collective_timeout_ms);
+  for (auto& comm : comms) {
+    if (options.wrap_communicator) comm = options.wrap_communicator(std::move(comm));
+  }
   for (int rank = 0; rank < world; ++rank) {
     workers_.push_back(std::make_unique<RankWorker>(
         weights, cache, rope, *options.ops, options.layout.threads_per_rank,

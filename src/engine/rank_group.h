@@ -1,6 +1,7 @@
 // The ranks of this host: one thread each, one Forward each, run in lockstep step by step.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "model/batch.h"
 #include "model/rope.h"
 #include "model/weights.h"
+#include "parallel/communicator.h"
 #include "parallel/layout.h"
 
 namespace causeway {
@@ -23,6 +25,9 @@ struct RankGroupOptions {
   bool pin_threads = true;  // rank r's threads to CPUs r * threads_per_rank, ...
   int64_t collective_timeout_ms = 120'000;
   int64_t watchdog_timeout_ms = 300'000;  // a step that takes longer ends the process
+  // What each rank talks through instead of its end of the group; empty: that end. Tests put
+  // faults in here.
+  std::function<std::unique_ptr<Communicator>(std::unique_ptr<Communicator>)> wrap_communicator;
 };
 
 class RankWorker;

@@ -64,13 +64,15 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
   const int64_t limit = std::min(vocab, vocab_limit);
   int64_t best = 0;
   for (int64_t i = 0; i < vocab; ++i) {
-    if (std::isnan(logits[i])) {
-      return InternalError(Text("logit ", i, " at position ", position, " is NaN"));
+    if (std::isnan(logits[i]) || logits[i] == INFINITY) {
+      return InternalError(Text("logit ", i, " at position ", position, " is ",
+                                std::isnan(logits[i]) ? "NaN" : "infinite"));
     }
     if (i < limit && logits[i] > logits[best]) best = i;
   }
-  if (limit == 0 || std::isinf(logits[best])) {
-    return InternalError(Text("no token can be chosen at position ", position));
+  if (limit <= 0 || std::isinf(logits[best])) {
+    return InternalError(Text("no token can be chosen at position ", position, ": of ", limit,
+                              " logits none is above -inf"));
   }
   TokenOutput out;
   out.token = static_cast<int32_t>(best);
@@ -100,9 +102,9 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
     for (int64_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(logits[i]) - top);
     const double normaliser = top + std::log(sum);
     out.logprob = static_cast<double>(logits[out.token]) - normaliser;
-    std::vector<int32_t> order(static_cast<size_t>(vocab));
+    std::vector<int32_t> order(static_cast<size_t>(limit));
     std::iota(order.begin(), order.end(), 0);
-    const auto end = order.begin() + std::min<int64_t>(params.logprobs, vocab);
+    const auto end = order.begin() + std::min<int64_t>(params.logprobs, limit);
     std::partial_sort(order.begin(), end, order.end(), [&](int32_t a, int32_t b) {
       return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
     });

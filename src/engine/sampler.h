@@ -14,8 +14,9 @@ namespace causeway {
 // temperature 0 takes the largest logit (ties to the lower id). Else the logits are divided by the
 // temperature, made probabilities, cut to the top_k largest, then (renormalised) to the smallest
 // set of the most likely whose sum reaches top_p, then to those of at least min_p times the
-// largest; one is drawn in proportion. Log-probabilities are those of the model before any of this.
-// kInternal if a logit is NaN or all are -inf.
+// largest; one is drawn in proportion. Log-probabilities are those of the model before any of this,
+// over all of the vocabulary; the listed ones are of ids that have text.
+// kInternal if a logit is NaN or +inf, or all that may be chosen are -inf.
 StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_limit,
                              const SamplingParams& params, int64_t position);
 

@@ -31,8 +31,8 @@ std::vector<Sequence*> Scheduler::All() const {
 }
 
 Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
-  while (!waiting_.empty() &&
-         static_cast<int64_t>(running_.size()) < limits_.max_running_requests) {
+  while (!waiting_.empty() && static_cast<int64_t>(running_.size()) <
+                                  std::max<int64_t>(1, limits_.max_running_requests)) {
     Sequence& next = *waiting_.front();
     if (!pages_.Allocate(PagesFor(next), next.pages).ok()) break;
     next.stage = Sequence::Stage::kPrefill;

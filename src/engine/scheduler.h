@@ -39,7 +39,7 @@ struct Sequence {
 
 struct SchedulerLimits {
   int64_t chunked_prefill_size = 8192;  // prompt tokens of a step; <= 0: no limit
-  int64_t max_running_requests = 64;    // in prefill or decode
+  int64_t max_running_requests = 64;    // in prefill or decode; at least 1
 };
 
 // Used by the engine thread only.

@@ -4,16 +4,20 @@
 
 namespace causeway {
 
+std::string NameOf(CollectiveName name) {
+  return name.layer < 0 ? name.operation : Text(name.operation, " of layer ", name.layer);
+}
+
 void Communicator::Arrive(CollectiveName name) {
   CHECK(!arrived_, "rank ", rank_, " arrives twice at ", name.operation);
   arrived_ = true;
-  if (size_ > 1) DoArrive(name);
+  DoArrive(name);
 }
 
 void Communicator::Wait(CollectiveName name) {
   CHECK(arrived_, "rank ", rank_, " waits for ", name.operation, " without having arrived");
   arrived_ = false;
-  if (size_ > 1) DoWait(name, Deadline::AfterMs(timeout_ms_));
+  DoWait(name, Deadline::AfterMs(timeout_ms_));
 }
 
 void Communicator::Abort(const std::string& reason) { DoAbort(reason); }

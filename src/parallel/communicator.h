@@ -14,8 +14,9 @@ namespace causeway {
 // What a rank says it is doing, for the error when a peer is late: operation and layer.
 struct CollectiveName {
   const char* operation = "";
-  int32_t layer = -1;
+  int32_t layer = -1;  // -1: outside the layers
 };
+std::string NameOf(CollectiveName name);  // "kv_exchange of layer 3"; "logits_exchange"
 
 // One rank's end of a group. Used by that rank's thread only. Public methods check, keep the
 // deadline and compare the digest of (operation, layer, size) between ranks in debug builds;
@@ -27,6 +28,7 @@ class Communicator {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  int64_t timeout_ms() const { return timeout_ms_; }
 
   // Split-phase barrier: Arrive says that all this rank's earlier writes to shared memory are done
   // and returns at once; Wait returns when every rank has arrived, and then their writes are
@@ -45,7 +47,6 @@ class Communicator {
  protected:
   Communicator(int rank, int size, int64_t timeout_ms)
       : rank_(rank), size_(size), timeout_ms_(timeout_ms) {}
-  int64_t timeout_ms() const { return timeout_ms_; }
 
  private:
   virtual void DoArrive(CollectiveName name) = 0;

@@ -2,7 +2,7 @@
 
 namespace causeway {
 namespace {
-constexpr int kMost = 1024;  // ranks or threads; far above any machine
+constexpr int kMost = 1024;  // ranks, and threads of all ranks; far above any machine
 }
 
 const char* NameOf(PartitionKind kind) {
@@ -38,28 +38,32 @@ StatusOr<Layout> Layout::Make(int world, int cp, int dp, int ep, int threads_per
   CAUSEWAY_RETURN_IF_ERROR(check("--dp-size", dp, 1));
   CAUSEWAY_RETURN_IF_ERROR(check("--ep-size", ep, 0));
   CAUSEWAY_RETURN_IF_ERROR(check("--threads-per-rank", threads_per_rank, 1));
-  if (world == 0) world = cp * dp;
-  if (world % (cp * dp) != 0) {
-    const int below = world / (cp * dp) * (cp * dp);
-    const std::string nearest =
-        below > 0 ? Text(below, " or ", below + cp * dp) : Text(below + cp * dp);
-    return InvalidArgument(Text("attention TP = --tp / (--cp-size x --dp-size) must be whole: ",
-                                world, " / (", cp, " x ", dp, ") is not; nearest --tp: ", nearest));
+  const int effective_ep = ep == 0 ? 1 : ep;
+  if (dp > 1 || effective_ep > 1) {
+    return InvalidArgument(Text("--dp-size is ", dp, " and --ep-size is ", effective_ep,
+                                "; this version splits by context only: use --dp-size 1, "
+                                "--ep-size 1 and --cp-size for more ranks"));
+  }
+  if (world == 0) world = cp;
+  if (world != cp) {
+    const std::string rule =
+        world % cp == 0
+            ? Text("--tp ", world, " / --cp-size ", cp, " means attention TP ", world / cp)
+            : Text("attention TP = --tp / (--cp-size x --dp-size) must be whole: ", world, " / (",
+                   cp, " x ", dp, ") is not");
+    return InvalidArgument(Text(rule, "; this version splits by context only: use --cp-size ",
+                                world, " or --tp ", cp,
+                                ", and --threads-per-rank for more threads"));
+  }
+  if (world * threads_per_rank > kMost) {
+    return InvalidArgument(Text("--cp-size ", cp, " x --threads-per-rank ", threads_per_rank,
+                                " means ", world * threads_per_rank, " threads; at most ", kMost,
+                                ": use --threads-per-rank ", kMost / world, " or less"));
   }
   Layout layout;
   layout.cp = cp;
-  layout.dp = dp;
-  layout.tp = world / (cp * dp);
-  layout.ep = ep == 0 ? 1 : ep;
   layout.threads_per_rank = threads_per_rank;
   layout.partition = partition;
-  if (layout.tp > 1 || dp > 1 || layout.ep > 1) {
-    return InvalidArgument(
-        Text("--tp ", world, " --cp-size ", cp, " --dp-size ", dp, " --ep-size ", ep,
-             " means attention TP ", layout.tp, ", DP ", dp, ", EP ", layout.ep,
-             "; this version splits by context only: use --cp-size ", world, " (--tp ", world,
-             " or none, --dp-size 1, --ep-size 1), and --threads-per-rank for more threads"));
-  }
   return layout;
 }
 

@@ -13,6 +13,9 @@ using Plan = std::vector<std::vector<Slice>>;
 // Extends with fewer tokens stay whole on one rank in a balanced partition: cutting them would make
 // matrix products of a few rows.
 constexpr int64_t kWholeBelow = 64;
+// No piece of a longer one is shorter than this: a cut so close to an end moves to the end, or a
+// rounding error would leave one token alone, which pays for all its earlier keys.
+constexpr int64_t kLeastPiece = 8;
 
 // Sum of p + 1 over positions p in [begin, end).
 double TriangleSum(int64_t begin, int64_t end) {
@@ -114,16 +117,27 @@ Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& bat
   double left = 0.0;
   for (size_t i : split) left += costs[i];
   const double level = WaterLevel(loads, left);
+  const auto room = [&](size_t r) { return std::max(0.0, level - loads[r]); };
+  // Sums over the ranks up to this one: what one rank gets too much or too little, the next evens
+  // out.
   size_t rank = 0;
+  double wanted = room(0);
+  double given = 0.0;
   for (size_t i : split) {
-    for (int64_t at = batch[i].begin; at < batch[i].end;) {
-      int64_t end = batch[i].end;
+    const int64_t last = batch[i].end;
+    for (int64_t at = batch[i].begin; at < last;) {
+      int64_t end = last;
       if (rank + 1 < ranks) {
-        end = CutAt(cost, at, batch[i].end, std::max(0.0, level - loads[rank]));
+        end = CutAt(cost, at, last, std::max(0.0, wanted - given));
+        if (end - at < kLeastPiece) {
+          end = at;
+        } else if (last - end < kLeastPiece) {
+          end = last;
+        }
       }
       Append(plan[rank], {static_cast<int32_t>(i), at, end});
-      loads[rank] += cost.Of(at, end);
-      if (end < batch[i].end) ++rank;
+      given += cost.Of(at, end);
+      if (end < last) wanted += room(++rank);
       at = end;
     }
   }

@@ -37,12 +37,11 @@ class Group {
     Arrival& mine = arrivals_[static_cast<size_t>(rank)];
     const uint64_t round = mine.count.load(std::memory_order_relaxed) + 1;
     mine.name[round % 2] = name;
-    // Release: this rank's writes before are visible to who sees the new count.
-    mine.count.store(round, std::memory_order_release);
-    // The fence orders the count before the look at sleepers_, as Wait orders them the other way
-    // round, so that either the sleeper sees the count or this rank sees the sleeper.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_relaxed) > 0) {
+    // This rank's writes before are visible to who sees the new count. Sequentially consistent, as
+    // are the look at sleepers_ here and both of them in Sleep: either the sleeper sees the count
+    // or this rank sees the sleeper.
+    mine.count.store(round, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
       { const std::lock_guard lock(mutex_); }
       wake_.notify_all();
     }
@@ -87,7 +86,7 @@ class Group {
   // `missing` remembers the first rank not seen yet, so that a wait looks at each rank once.
   bool Complete(uint64_t round, int& missing) const {
     for (; static_cast<size_t>(missing) < arrivals_.size(); ++missing) {
-      if (arrivals_[static_cast<size_t>(missing)].count.load(std::memory_order_acquire) < round) {
+      if (arrivals_[static_cast<size_t>(missing)].count.load(std::memory_order_seq_cst) < round) {
         return false;
       }
     }
@@ -96,8 +95,7 @@ class Group {
 
   void Sleep(int rank, CollectiveName name, uint64_t round, Deadline deadline) {
     std::unique_lock lock(mutex_);
-    sleepers_.fetch_add(1, std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
     int missing = 0;
     const bool complete = wake_.wait_until(lock, deadline.at(), [&] {
       return Complete(round, missing) || aborted_.load(std::memory_order_acquire);
@@ -111,15 +109,15 @@ class Group {
         absent += Text(absent.empty() ? "" : ", ", other);
       }
     }
-    throw StepFailed(Text("rank ", rank, ": ", name.operation, " of layer ", name.layer,
-                          " passed its deadline; rank ", absent, " did not arrive"));
+    if (absent.empty()) return;  // the last one came just after the deadline
+    throw StepFailed(Text("rank ", rank, ": ", NameOf(name), " passed its deadline; rank ", absent,
+                          " did not arrive"));
   }
 
   void CheckAborted(int rank, CollectiveName name) {
     if (!aborted_.load(std::memory_order_acquire)) return;
     const std::lock_guard lock(mutex_);
-    throw StepFailed(Text("rank ", rank, ": ", name.operation, " of layer ", name.layer,
-                          " was aborted: ", reason_));
+    throw StepFailed(Text("rank ", rank, ": ", NameOf(name), " was aborted: ", reason_));
   }
 
   // Ranks that meet in different operations have taken different branches: a bug that must be named
@@ -131,9 +129,8 @@ class Group {
           std::string_view(theirs.operation) == std::string_view(name.operation)) {
         continue;
       }
-      throw StepFailed(Text("rank ", rank, " is in ", name.operation, " of layer ", name.layer,
-                            ", rank ", other, " in ", theirs.operation, " of layer ",
-                            theirs.layer));
+      throw StepFailed(
+          Text("rank ", rank, " is in ", NameOf(name), ", rank ", other, " in ", NameOf(theirs)));
     }
   }
 
@@ -164,6 +161,7 @@ class ThreadsCommunicator : public Communicator {
 }  // namespace
 
 std::vector<std::unique_ptr<Communicator>> MakeThreadsCommunicators(int size, int64_t timeout_ms) {
+  CHECK(size >= 1, size);
   auto group = std::make_shared<Group>(size);
   std::vector<std::unique_ptr<Communicator>> ends;
   for (int rank = 0; rank < size; ++rank) {

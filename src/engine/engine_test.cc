@@ -1,0 +1,463 @@
+// The engine over a tiny real model: many requests at once, and everything that can end one.
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <random>
+
+#include "parallel/fault_communicator.h"
+
+namespace causeway {
+namespace {
+
+constexpr int64_t kWaitMs = 120'000;  // for what must come; far beyond any real duration
+constexpr uint32_t kSeed = 20261125;
+
+struct HostSetup {
+  int cp = 1;
+  int64_t total_tokens = 2048;  // KV cache
+  int fault_rank = -1;
+  Fault fault = {};
+  int64_t collective_timeout_ms = kWaitMs;
+};
+
+std::unique_ptr<ModelHost> LoadHost(const HostSetup& setup) {
+  HostOptions options;
+  options.model_path = CAUSEWAY_SOURCE_DIR "/testdata/golden/v32-tiny-bf16";
+  options.context_length = 256;
+  options.max_total_tokens = setup.total_tokens;
+  options.ranks.layout.cp = setup.cp;
+  options.ranks.collective_timeout_ms = setup.collective_timeout_ms;
+  if (setup.fault_rank >= 0) {
+    options.ranks.wrap_communicator = [setup](std::unique_ptr<Communicator> comm) {
+      if (comm->rank() != setup.fault_rank) return comm;
+      return std::unique_ptr<Communicator>(
+          std::make_unique<FaultCommunicator>(std::move(comm), setup.fault));
+    };
+  }
+  auto host = ModelHost::Load(options);
+  EXPECT_TRUE(host.ok()) << host.status().message();
+  return std::move(host).value();
+}
+
+// A client: what a request sent back. Outlives its request.
+class Client {
+ public:
+  explicit Client(std::string id, std::vector<int32_t> prompt, SamplingParams sampling) {
+    request_ = std::make_shared<Request>();
+    request_->id = std::move(id);
+    request_->prompt = std::move(prompt);
+    request_->sampling = std::move(sampling);
+    request_->on_token = [this](const TokenOutput& out) {
+      std::unique_lock lock(mutex_);
+      EXPECT_EQ(finishes_, 0) << "a token after the end";
+      tokens_.push_back(out.token);
+      changed_.notify_all();
+      // Holds the engine thread, as no real client may, for tests that need a step not to end.
+      changed_.wait_for(lock, std::chrono::milliseconds(kWaitMs), [this] { return !held_; });
+    };
+    request_->on_finish = [this](const RequestResult& result) {
+      const std::lock_guard lock(mutex_);
+      result_ = result;
+      ++finishes_;
+      changed_.notify_all();
+    };
+  }
+
+  const std::shared_ptr<Request>& request() const { return request_; }
+
+  void Hold() { SetHeld(true); }
+  void Release() { SetHeld(false); }
+
+  // False if there are not so many tokens, or no result, in time.
+  bool WaitForTokens(size_t count) {
+    return WaitUntil([&] { return tokens_.size() >= count; });
+  }
+  bool WaitForFinish() {
+    return WaitUntil([&] { return finishes_ > 0; });
+  }
+
+  std::vector<int32_t> tokens() const {
+    const std::lock_guard lock(mutex_);
+    return tokens_;
+  }
+  RequestResult result() const {
+    const std::lock_guard lock(mutex_);
+    return result_;
+  }
+  int finishes() const {
+    const std::lock_guard lock(mutex_);
+    return finishes_;
+  }
+
+ private:
+  void SetHeld(bool held) {
+    const std::lock_guard lock(mutex_);
+    held_ = held;
+    changed_.notify_all();
+  }
+  template <typename Condition>
+  bool WaitUntil(Condition condition) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::milliseconds(kWaitMs), condition);
+  }
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::shared_ptr<Request> request_;
+  std::vector<int32_t> tokens_;
+  RequestResult result_;
+  int finishes_ = 0;
+  bool held_ = false;
+};
+
+std::vector<int32_t> Prompt(int64_t length, uint32_t salt) {
+  std::mt19937 random(kSeed + salt);
+  std::vector<int32_t> prompt;
+  for (int64_t i = 0; i < length; ++i) prompt.push_back(static_cast<int32_t>(random() % 256));
+  return prompt;
+}
+
+SamplingParams Greedy(int64_t tokens) {
+  SamplingParams sampling;
+  sampling.temperature = 0.0;
+  sampling.max_new_tokens = tokens;
+  sampling.ignore_eos = true;
+  return sampling;
+}
+
+Client MakeClient(const std::string& id, int64_t prompt, int64_t tokens) {
+  return Client(id, Prompt(prompt, static_cast<uint32_t>(prompt)), Greedy(tokens));
+}
+
+// Requests of many lengths, greedy and random, each of which gives its own fixed tokens.
+std::vector<std::unique_ptr<Client>> ManyClients() {
+  std::vector<std::unique_ptr<Client>> clients;
+  std::mt19937 random(kSeed);
+  for (uint32_t i = 0; i < 24; ++i) {
+    SamplingParams sampling = Greedy(1 + random() % 12);
+    if (i % 3 != 0) sampling.temperature = 0.8;
+    if (i % 3 == 2) sampling.top_k = 20;
+    sampling.seed = i;
+    const int64_t lengths[] = {1, 2, 17, 63, 64, 65, 130, 200};
+    clients.push_back(
+        std::make_unique<Client>(std::to_string(i), Prompt(lengths[i % 8], i), sampling));
+  }
+  return clients;
+}
+
+// The tokens of each of ManyClients(), alone on one rank, prompts whole.
+const std::vector<std::vector<int32_t>>& ExpectedTokens() {
+  static const auto* expected = [] {
+    auto* tokens = new std::vector<std::vector<int32_t>>;
+    const auto host = LoadHost({});
+    Engine engine(*host, {.limits = {.chunked_prefill_size = -1}});
+    for (const auto& client : ManyClients()) {
+      EXPECT_TRUE(engine.Submit(client->request()).ok());
+      EXPECT_TRUE(client->WaitForFinish());
+      tokens->push_back(client->tokens());
+    }
+    return tokens;
+  }();
+  return *expected;
+}
+
+class EngineTest : public testing::TestWithParam<int> {
+ protected:
+  static HostSetup Ranks() { return {.cp = GetParam()}; }
+};
+
+TEST_P(EngineTest, ManyRequestsAtOnceGetTheTokensThatEachGetsAlone) {
+  HostSetup setup = Ranks();
+  setup.total_tokens = 640;  // three or four of them at a time: pages are contended
+  const auto host = LoadHost(setup);
+  {
+    Engine engine(*host, {.limits = {.chunked_prefill_size = 40, .max_running_requests = 5}});
+    const auto clients = ManyClients();
+    std::vector<std::thread> submitters;
+    for (size_t thread = 0; thread < 4; ++thread) {
+      submitters.emplace_back([&, thread] {
+        for (size_t i = thread; i < clients.size(); i += 4) {
+          const Status status = engine.Submit(clients[i]->request());
+          EXPECT_TRUE(status.ok()) << status.message();
+        }
+      });
+    }
+    for (std::thread& thread : submitters) thread.join();
+    for (size_t i = 0; i < clients.size(); ++i) {
+      ASSERT_TRUE(clients[i]->WaitForFinish()) << i;
+      const RequestResult result = clients[i]->result();
+      EXPECT_TRUE(result.status.ok()) << result.status.message();
+      EXPECT_EQ(result.reason, FinishReason::kLength);
+      EXPECT_EQ(clients[i]->tokens(), ExpectedTokens()[i]) << "request " << i;
+      EXPECT_EQ(result.prompt_tokens, static_cast<int64_t>(clients[i]->request()->prompt.size()));
+      EXPECT_EQ(result.completion_tokens, clients[i]->request()->sampling.max_new_tokens);
+      EXPECT_GE(result.timing.queue_seconds, 0.0);
+      EXPECT_GT(result.timing.prefill_seconds, 0.0);
+    }
+    for (const auto& client : clients) EXPECT_EQ(client->finishes(), 1);
+  }
+  EXPECT_EQ(host->pages().available(), host->pages().capacity());
+}
+
+TEST_P(EngineTest, CancelEndsARequestInAnyStageAndNoOther) {
+  const auto host = LoadHost(Ranks());
+  Engine engine(*host, {.limits = {.chunked_prefill_size = 16, .max_running_requests = 2}});
+  Client kept = MakeClient("kept", 20, 60);
+  Client decoding = MakeClient("decoding", 5, 200);
+  Client waiting = MakeClient("waiting", 5, 200);
+  kept.Hold();
+  for (Client* client : {&kept, &decoding, &waiting}) {
+    ASSERT_TRUE(engine.Submit(client->request()).ok());
+  }
+  ASSERT_TRUE(kept.WaitForTokens(1));  // the engine stands still, two run and one waits
+  for (const char* id : {"waiting", "no such request", "decoding", "waiting"}) engine.Cancel(id);
+  kept.Release();
+  for (Client* client : {&decoding, &waiting}) {
+    ASSERT_TRUE(client->WaitForFinish());
+    EXPECT_EQ(client->result().reason, FinishReason::kCancelled);
+    EXPECT_EQ(client->result().status.code(), StatusCode::kCancelled);
+  }
+  EXPECT_LT(decoding.tokens().size(), 200u);
+  EXPECT_TRUE(waiting.tokens().empty());
+  ASSERT_TRUE(kept.WaitForFinish());
+  EXPECT_EQ(kept.result().reason, FinishReason::kLength);
+  EXPECT_EQ(kept.tokens().size(), 60u);
+  for (const Client* client : {&kept, &decoding, &waiting}) EXPECT_EQ(client->finishes(), 1);
+}
+
+TEST_P(EngineTest, TheQueueTakesAsManyWaitingRequestsAsItSaysBesideTheRunningOnes) {
+  const auto host = LoadHost(Ranks());
+  Engine engine(*host, {.limits = {.max_running_requests = 1}, .max_queued_requests = 2});
+  Client running = MakeClient("running", 5, 3);
+  running.Hold();
+  ASSERT_TRUE(engine.Submit(running.request()).ok());
+  ASSERT_TRUE(running.WaitForTokens(1));
+  Client first = MakeClient("first", 5, 3);
+  Client second = MakeClient("second", 5, 3);
+  Client third = MakeClient("third", 5, 3);
+  EXPECT_TRUE(engine.Submit(first.request()).ok());
+  EXPECT_TRUE(engine.Submit(second.request()).ok());
+  const Status full = engine.Submit(third.request());
+  EXPECT_EQ(full.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(full.message(), "the queue is full: 2 requests are waiting");
+  engine.Cancel("second");  // makes room
+  running.Release();
+  ASSERT_TRUE(second.WaitForFinish());
+  ASSERT_TRUE(first.WaitForFinish());
+  EXPECT_TRUE(engine.Submit(third.request()).ok());
+  ASSERT_TRUE(third.WaitForFinish());
+  EXPECT_EQ(third.result().reason, FinishReason::kLength);
+  EXPECT_EQ(third.finishes(), 1);
+}
+
+TEST_P(EngineTest, RequestsThatCanNeverBeServedAreRefusedWithTheNumbers) {
+  HostSetup setup = Ranks();
+  setup.total_tokens = 128;
+  const auto host = LoadHost(setup);
+  Engine engine(*host, {});
+  EXPECT_EQ(engine.context_length(), 256);
+  struct Case {
+    std::vector<int32_t> prompt;
+    int64_t answer;
+    std::string message;
+  };
+  const auto vocab = static_cast<int32_t>(host->config().vocab_size);
+  for (const Case& c : {
+           Case{{}, 5, "the prompt has no tokens"},
+           Case{{1}, 0, "max_tokens is 0; it must be at least 1"},
+           Case{{1}, -3, "max_tokens is -3; it must be at least 1"},
+           Case{Prompt(250, 1), 7,
+                "the prompt has 250 tokens and max_tokens is 7; together they must not exceed the "
+                "context length of 256"},
+           Case{{1, 2},
+                INT64_MAX,
+                "the prompt has 2 tokens and max_tokens is 9223372036854775807; together they must "
+                "not exceed the context length of 256"},
+           Case{Prompt(100, 1), 29,
+                "the request needs 192 tokens of KV cache; it has 128 (--max-total-tokens)"},
+           Case{{1, vocab}, 1, Text("prompt token 1 is ", vocab, "; ids are 0 to ", vocab - 1)},
+           Case{{-1}, 1, Text("prompt token 0 is -1; ids are 0 to ", vocab - 1)},
+       }) {
+    Client client("refused", c.prompt, Greedy(c.answer));
+    const Status status = engine.Submit(client.request());
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(status.message(), c.message);
+    EXPECT_EQ(client.finishes(), 0);
+  }
+  Client longest("longest", Prompt(100, 1), Greedy(28));
+  EXPECT_TRUE(engine.Submit(longest.request()).ok());
+  EXPECT_TRUE(longest.WaitForFinish());
+  EXPECT_EQ(longest.tokens().size(), 28u);
+}
+
+TEST_P(EngineTest, StopTokensEndAnAnswerAndAreNotSent) {
+  const auto host = LoadHost(Ranks());
+  Engine engine(*host, {});
+  Client plain = MakeClient("plain", 40, 12);
+  ASSERT_TRUE(engine.Submit(plain.request()).ok());
+  ASSERT_TRUE(plain.WaitForFinish());
+  const std::vector<int32_t> all = plain.tokens();
+  ASSERT_EQ(all.size(), 12u);
+  const auto until = std::find(all.begin(), all.end(), all[5]);  // where the token comes first
+  SamplingParams sampling = Greedy(12);
+  sampling.stop_token_ids = {-5, all[5], 1 << 30};  // ids that do not exist are harmless
+  Client stopped("stopped", Prompt(40, 40), sampling);
+  ASSERT_TRUE(engine.Submit(stopped.request()).ok());
+  ASSERT_TRUE(stopped.WaitForFinish());
+  EXPECT_EQ(stopped.result().reason, FinishReason::kStop);
+  EXPECT_TRUE(stopped.result().status.ok());
+  EXPECT_EQ(stopped.tokens(), std::vector<int32_t>(all.begin(), until));
+  EXPECT_EQ(stopped.result().completion_tokens, until - all.begin() + 1);
+
+  // Before min_new_tokens the stop token can't be chosen.
+  sampling.min_new_tokens = 12;
+  Client longer("longer", Prompt(40, 40), sampling);
+  ASSERT_TRUE(engine.Submit(longer.request()).ok());
+  ASSERT_TRUE(longer.WaitForFinish());
+  EXPECT_EQ(longer.result().reason, FinishReason::kLength);
+  const std::vector<int32_t> tokens = longer.tokens();
+  EXPECT_EQ(tokens.size(), 12u);
+  EXPECT_EQ(std::count(tokens.begin(), tokens.end(), all[5]), 0);
+}
+
+TEST_P(EngineTest, IdsWithoutTextAreNeverSampled) {
+  const auto host = LoadHost(Ranks());
+  constexpr int64_t kLimit = 7;
+  Engine engine(*host, {.limits = {}, .vocab_limit = kLimit});
+  SamplingParams sampling = Greedy(40);
+  sampling.temperature = 5.0;
+  Client client("client", Prompt(10, 3), sampling);
+  ASSERT_TRUE(engine.Submit(client.request()).ok());
+  ASSERT_TRUE(client.WaitForFinish());
+  ASSERT_EQ(client.tokens().size(), 40u);
+  for (const int32_t token : client.tokens()) EXPECT_LT(token, kLimit);
+}
+
+TEST_P(EngineTest, DrainRefusesNewRequestsAndWaitsForTheOthersUntilItsDeadline) {
+  const auto host = LoadHost(Ranks());
+  Engine engine(*host, {});
+  Client running = MakeClient("running", 20, 30);
+  running.Hold();
+  ASSERT_TRUE(engine.Submit(running.request()).ok());
+  ASSERT_TRUE(running.WaitForTokens(1));
+  EXPECT_FALSE(engine.Drain(Deadline::AfterMs(30)));
+  Client late = MakeClient("late", 5, 5);
+  const Status refused = engine.Submit(late.request());
+  EXPECT_EQ(refused.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(refused.message(), "the server is shutting down");
+  running.Release();
+  EXPECT_TRUE(engine.Drain(Deadline::AfterMs(kWaitMs)));
+  EXPECT_EQ(running.finishes(), 1);
+  EXPECT_EQ(running.tokens().size(), 30u);
+  EXPECT_TRUE(engine.healthy());
+}
+
+TEST_P(EngineTest, TheDestructorAnswersRunningAndWaitingRequests) {
+  const auto host = LoadHost(Ranks());
+  Client running = MakeClient("running", 20, 200);
+  Client waiting = MakeClient("waiting", 20, 200);
+  {
+    Engine engine(*host, {.limits = {.max_running_requests = 1}});
+    ASSERT_TRUE(engine.Submit(running.request()).ok());
+    ASSERT_TRUE(engine.Submit(waiting.request()).ok());
+    ASSERT_TRUE(running.WaitForTokens(2));
+  }
+  for (const Client* client : {&running, &waiting}) {
+    EXPECT_EQ(client->finishes(), 1);
+    EXPECT_EQ(client->result().reason, FinishReason::kCancelled);
+    EXPECT_EQ(client->result().status.message(), "the server is shutting down");
+  }
+  EXPECT_EQ(host->pages().available(), host->pages().capacity());
+  // The host serves the next engine.
+  Engine engine(*host, {});
+  Client next = MakeClient("next", 20, 3);
+  ASSERT_TRUE(engine.Submit(next.request()).ok());
+  ASSERT_TRUE(next.WaitForFinish());
+  EXPECT_TRUE(next.result().status.ok());
+}
+
+TEST_P(EngineTest, AFailedStepEndsEveryRequestOnceWithTheCauseAndRefusesNewOnes) {
+  HostSetup setup = Ranks();
+  setup.fault_rank = setup.cp - 1;
+  // Each step has 5 collectives in a model of 3 layers: the step after the first few fails.
+  setup.fault = {.kind = Fault::Kind::kThrow, .from = 23};
+  const auto host = LoadHost(setup);
+  Engine engine(*host, {.limits = {.max_running_requests = 1}});
+  Client running = MakeClient("running", 20, 200);
+  Client waiting = MakeClient("waiting", 20, 200);
+  ASSERT_TRUE(engine.Submit(running.request()).ok());
+  ASSERT_TRUE(engine.Submit(waiting.request()).ok());
+  ASSERT_TRUE(running.WaitForFinish());
+  ASSERT_TRUE(waiting.WaitForFinish());
+  EXPECT_EQ(running.result().reason, FinishReason::kError);
+  EXPECT_EQ(running.result().status.code(), StatusCode::kInternal);
+  const std::string message = running.result().status.message();
+  EXPECT_NE(message.find(Text("rank ", setup.cp - 1, ": injected fault in ")), std::string::npos)
+      << message;
+  EXPECT_FALSE(running.tokens().empty());
+  EXPECT_EQ(waiting.result().reason, FinishReason::kError);
+  EXPECT_EQ(waiting.result().status.message(), "the engine has failed and is shutting down");
+  EXPECT_FALSE(engine.healthy());
+  EXPECT_EQ(engine.Submit(running.request()).code(), StatusCode::kUnavailable);
+  EXPECT_TRUE(engine.Drain(Deadline::AfterMs(kWaitMs)));
+  EXPECT_EQ(running.finishes(), 1);
+  EXPECT_EQ(waiting.finishes(), 1);
+  EXPECT_EQ(host->pages().available(), host->pages().capacity());
+}
+
+TEST_P(EngineTest, EveryRequestTakenAroundAFailureGetsExactlyOneAnswer) {
+  HostSetup setup = Ranks();
+  setup.fault_rank = 0;
+  setup.fault = {.kind = Fault::Kind::kThrow, .from = 40};
+  const auto host = LoadHost(setup);
+  Engine engine(*host, {});
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 400; ++i) {
+    clients.push_back(std::make_unique<Client>(std::to_string(i), Prompt(3, 1), Greedy(30)));
+  }
+  std::vector<std::atomic<bool>> taken(clients.size());
+  std::vector<std::thread> submitters;
+  for (size_t thread = 0; thread < 2; ++thread) {
+    submitters.emplace_back([&, thread] {
+      for (size_t i = thread; i < clients.size(); i += 2) {
+        taken[i] = engine.Submit(clients[i]->request()).ok();
+        // Until the failure the pace is the engine's, then as fast as possible.
+        if (taken[i]) std::this_thread::sleep_for(std::chrono::microseconds(200));
+      }
+    });
+  }
+  for (std::thread& thread : submitters) thread.join();
+  ASSERT_TRUE(engine.Drain(Deadline::AfterMs(kWaitMs)));
+  for (size_t i = 0; i < clients.size(); ++i) {
+    EXPECT_EQ(clients[i]->finishes(), taken[i] ? 1 : 0) << "request " << i;
+  }
+  EXPECT_FALSE(engine.healthy());
+}
+
+INSTANTIATE_TEST_SUITE_P(ContextParallel, EngineTest, testing::Values(1, 3),
+                         [](const testing::TestParamInfo<int>& info) {
+                           return Text("cp", info.param);
+                         });
+
+TEST(EngineFault, ARankThatHangsIsNamedWithItsOperationWithinTheTimeout) {
+  const auto host = LoadHost({.cp = 3,
+                              .fault_rank = 1,
+                              .fault = {.kind = Fault::Kind::kNeverArrive, .from = 7},
+                              .collective_timeout_ms = 200});
+  Engine engine(*host, {});
+  Client client = MakeClient("client", 20, 200);
+  ASSERT_TRUE(engine.Submit(client.request()).ok());
+  ASSERT_TRUE(client.WaitForFinish());
+  EXPECT_EQ(client.result().reason, FinishReason::kError);
+  const std::string message = client.result().status.message();
+  EXPECT_NE(message.find("of layer "), std::string::npos) << message;
+  EXPECT_NE(message.find("rank 1"), std::string::npos) << message;
+  EXPECT_FALSE(engine.healthy());
+}
+
+}  // namespace
+}  // namespace causeway

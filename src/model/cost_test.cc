@@ -1,0 +1,142 @@
+#include "model/cost.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace causeway {
+namespace {
+
+ModelConfig Dense() {
+  ModelConfig c;
+  c.vocab_size = 1000;
+  c.hidden_size = 96;
+  c.intermediate_size = 200;
+  c.moe_intermediate_size = 40;
+  c.num_hidden_layers = 5;
+  c.first_k_dense_replace = 2;
+  c.num_attention_heads = 6;
+  c.q_lora_rank = 48;
+  c.kv_lora_rank = 32;
+  c.qk_nope_head_dim = 16;
+  c.qk_rope_head_dim = 8;
+  c.v_head_dim = 12;
+  c.n_routed_experts = 10;
+  c.n_shared_experts = 2;
+  c.num_experts_per_tok = 3;
+  return c;
+}
+
+ModelConfig Sparse() {
+  ModelConfig c = Dense();
+  c.index_n_heads = 2;
+  c.index_head_dim = 24;
+  c.index_topk = 30;
+  return c;
+}
+
+ModelConfig PlainQueries() {
+  ModelConfig c = Dense();
+  c.q_lora_rank = 0;
+  c.n_routed_experts = 0;
+  return c;
+}
+
+// y = x W^T for one row.
+double Linear(int64_t in, int64_t out) {
+  return 2.0 * static_cast<double>(in) * static_cast<double>(out);
+}
+
+// One query over `keys` keys: scores of width `key` and a weighted sum of width `value`, each head.
+double Attend(const ModelConfig& c, int64_t keys, int64_t key, int64_t value) {
+  return static_cast<double>(c.num_attention_heads) * (Linear(keys, key) + Linear(keys, value));
+}
+
+// Matrix by matrix as in the table of tensors, layer by layer, token by token.
+FlopCounts Count(const ModelConfig& c, int64_t begin, int64_t end, int64_t logit_rows,
+                 bool as_computed) {
+  FlopCounts out;
+  const int64_t heads = c.num_attention_heads;
+  const int64_t query = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim);
+  for (int64_t p = begin; p < end; ++p) {
+    for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
+      if (c.q_lora_rank > 0) {
+        out.projections += Linear(c.hidden_size, c.q_lora_rank) + Linear(c.q_lora_rank, query);
+      } else {
+        out.projections += Linear(c.hidden_size, query);
+      }
+      out.projections += Linear(c.hidden_size, c.kv_lora_rank + c.qk_rope_head_dim);
+      out.projections += Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim));
+      out.projections += Linear(heads * c.v_head_dim, c.hidden_size);
+      const double materialised =
+          Attend(c, p + 1, c.qk_nope_head_dim + c.qk_rope_head_dim, c.v_head_dim);
+      if (c.index_topk > 0) {
+        const double absorbed = Attend(c, std::min(p + 1, c.index_topk),
+                                       c.kv_lora_rank + c.qk_rope_head_dim, c.kv_lora_rank);
+        out.attention += as_computed ? absorbed : std::min(materialised, absorbed);
+        out.indexer += Linear(c.q_lora_rank, c.index_n_heads * c.index_head_dim) +
+                       Linear(c.hidden_size, c.index_head_dim) +
+                       Linear(c.hidden_size, c.index_n_heads);
+        if (p + 1 > c.index_topk) {  // else all keys are chosen anyway
+          out.indexer += Linear(p + 1, c.index_n_heads * c.index_head_dim);
+        }
+      } else {
+        out.attention += materialised;
+      }
+      if (layer < c.first_k_dense_replace || c.n_routed_experts == 0) {
+        out.feed_forward += 3 * Linear(c.hidden_size, c.intermediate_size);
+      } else {
+        out.feed_forward += Linear(c.hidden_size, c.n_routed_experts);
+        for (int64_t e = 0; e < c.num_experts_per_tok + c.n_shared_experts; ++e) {
+          out.feed_forward += 3 * Linear(c.hidden_size, c.moe_intermediate_size);
+        }
+      }
+    }
+  }
+  for (int64_t row = 0; row < logit_rows; ++row) out.head += Linear(c.hidden_size, c.vocab_size);
+  return out;
+}
+
+// Around index_topk = 30 and where the absorbed form of 30 keys becomes the cheaper one.
+constexpr std::pair<int64_t, int64_t> kRanges[] = {{0, 0},   {0, 1},   {0, 29},    {29, 31},
+                                                   {30, 31}, {5, 100}, {100, 101}, {90, 400}};
+
+TEST(NecessaryFlops, EqualACountMatrixByMatrixAndKeyByKey) {
+  for (const ModelConfig& config : {Dense(), Sparse(), PlainQueries()}) {
+    for (const auto& [begin, end] : kRanges) {
+      const FlopCounts found = NecessaryFlops(config, begin, end, 3);
+      const FlopCounts expected = Count(config, begin, end, 3, /*as_computed=*/false);
+      SCOPED_TRACE(Text("[", begin, ", ", end, "), top-k ", config.index_topk));
+      EXPECT_DOUBLE_EQ(found.projections, expected.projections);
+      EXPECT_DOUBLE_EQ(found.attention, expected.attention);
+      EXPECT_DOUBLE_EQ(found.indexer, expected.indexer);
+      EXPECT_DOUBLE_EQ(found.feed_forward, expected.feed_forward);
+      EXPECT_DOUBLE_EQ(found.head, expected.head);
+      EXPECT_DOUBLE_EQ(found.total(), expected.total());
+    }
+  }
+}
+
+TEST(NecessaryFlops, AddUpOverTheChunksOfAPrompt) {
+  for (const ModelConfig& config : {Dense(), Sparse()}) {
+    const double whole = NecessaryFlops(config, 0, 500, 1).total();
+    const double chunks = NecessaryFlops(config, 0, 64, 0).total() +
+                          NecessaryFlops(config, 64, 499, 0).total() +
+                          NecessaryFlops(config, 499, 500, 1).total();
+    EXPECT_NEAR(chunks / whole, 1.0, 1e-12);
+  }
+}
+
+TEST(PartitionCost, IsTheCountOfWhatTheEngineComputes) {
+  for (const ModelConfig& config : {Dense(), Sparse(), PlainQueries()}) {
+    const TokenCost cost = PartitionCost(config);
+    for (const auto& [begin, end] : kRanges) {
+      const double expected = Count(config, begin, end, 0, /*as_computed=*/true).total();
+      EXPECT_NEAR(cost.Of(begin, end), expected, 1e-9 * expected)
+          << "[" << begin << ", " << end << "), top-k " << config.index_topk;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace causeway

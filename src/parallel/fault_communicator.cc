@@ -1,0 +1,46 @@
+#include "parallel/fault_communicator.h"
+
+#include <chrono>
+#include <thread>
+
+#include "base/check.h"
+
+namespace causeway {
+
+FaultCommunicator::FaultCommunicator(std::unique_ptr<Communicator> inner, Fault fault)
+    : Communicator(inner->rank(), inner->size(), inner->timeout_ms()),
+      inner_(std::move(inner)),
+      fault_(fault) {}
+
+void FaultCommunicator::DoArrive(CollectiveName name) {
+  ++count_;
+  if (Active(Fault::Kind::kNeverArrive)) return;
+  if (Active(Fault::Kind::kThrow)) {
+    throw StepFailed(Text("rank ", rank(), ": injected fault in ", NameOf(name)));
+  }
+  if (Active(Fault::Kind::kDelay)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(fault_.delay_ms));
+  }
+  inner_->Arrive(name);
+}
+
+void FaultCommunicator::DoWait(CollectiveName name, Deadline deadline) {
+  if (!Active(Fault::Kind::kNeverArrive)) {
+    inner_->Wait(name);
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  wake_.wait_until(lock, deadline.at(), [this] { return aborted_; });
+  throw StepFailed(Text("rank ", rank(), ": injected fault: never arrived in ", NameOf(name)));
+}
+
+void FaultCommunicator::DoAbort(const std::string& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    aborted_ = true;
+  }
+  wake_.notify_all();
+  inner_->Abort(reason);
+}
+
+}  // namespace causeway
