@@ -71,8 +71,8 @@ struct GemmArgs {
 };
 
 // RMSNorm and LayerNorm of rows, all in f32: the sum of squares in 16 interleaved lanes (lane j
-// adds the elements j, j + 16, ... in order), the lanes added in a binary tree: lane j + lane j + 8,
-// of these j + 4, then 2, then 1.
+// adds the elements j, j + 16, ... in order), the lanes added in a binary tree: lane j + lane j +
+// 8, of these j + 4, then 2, then 1.
 //   rms:   y = (x * (1 / sqrt(mean(x^2) + eps))) * weight
 //   layer: y = ((x - mean) * (1 / sqrt(var + eps))) * weight + bias, var = mean((x - mean)^2)
 struct NormArgs {
@@ -229,8 +229,8 @@ struct IndexScoreArgs {
 };
 
 // The k positions with the largest of scores[0, n), ties to the lower position, ascending; all of
-// them if n <= k. -0 equals +0, a NaN is less than -inf. `scratch` holds the histograms. Returns how
-// many.
+// them if n <= k. -0 equals +0, a NaN is less than -inf. `scratch` holds the histograms. Returns
+// how many.
 struct TopKArgs {
   const float* scores;
   int64_t n;
