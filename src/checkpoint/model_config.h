@@ -22,6 +22,8 @@ struct YarnConfig {
   double beta_slow = 1;
   double mscale = 1.0;
   double mscale_all_dim = 0.0;
+
+  bool operator==(const YarnConfig&) const = default;
 };
 
 // Names and meaning as in config.json; see the table of defaults in docs/checkpoints.md.

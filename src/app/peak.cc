@@ -1,0 +1,17 @@
+#include "app/peak.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/isa.h"
+
+namespace causeway {
+
+double MeasurePeakFlops(const OpTable& table, DType type) {
+  double best = ProductFlops(table, type);
+  for (const OpTable* other : SupportedTables()) {
+    if (other != &kReferenceOps) best = std::max(best, ProductFlops(*other, type));
+  }
+  return best;
+}
+
+}  // namespace causeway
