@@ -21,12 +21,15 @@ struct GemmCase {
   bool scatter = false;    // c_rows, a permutation with holes
   bool scaled = false;     // c_scale
   int64_t gap = 0;         // elements between the rows of a and of c
+  int64_t k_before = 0;    // columns of the packed matrix before and after the k in use
+  int64_t k_after = 0;
   Spread spread = Spread::kUniform;
 };
 
 const char* NameOf(Epilogue epilogue) {
   return epilogue == Epilogue::kStoreF32    ? "store_f32"
          : epilogue == Epilogue::kStoreBf16 ? "store_bf16"
+         : epilogue == Epilogue::kStoreI32  ? "store_i32"
                                             : "add_f32";
 }
 
@@ -42,7 +45,11 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
       for (int64_t k = c.k; k < a_cols; ++k) static_cast<int8_t*>(a.data())[i * a_stride + k] = 0;
     }
   }
-  const Weight weight = RandomWeight(c.type, c.n, c.k, c.segments, random, c.spread);
+  const int64_t w_k = c.k_before + c.k + c.k_after;
+  const Weight weight =
+      RandomWeight(c.type, c.n, w_k, w_k == c.k ? c.segments : 1, random, c.spread);
+  GuardedArray<int32_t> sums(c.n);
+  for (int64_t j = 0; j < c.n; ++j) sums[j] = int8 ? weight.SumOf(j, c.k_before, c.k) : 0;
   const GuardedBytes packed = PackedCopy(weight);
   const GuardedBytes a_scale = RandomArray(DType::kF32, a_rows, random);
   const GuardedBytes c_scale = RandomArray(DType::kF32, c.m, random);
@@ -77,7 +84,9 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   args.segments = c.segments;
   args.a_scale = int8 ? static_cast<const float*>(a_scale.data()) : nullptr;
   args.w_scale = weight.scale();
-  args.w_sum = weight.sum();
+  args.w_sum = sums.data();
+  if (w_k != c.k) args.w_k = w_k;
+  args.k_begin = c.k_before;
   args.c = out.data();
   args.c_stride = c.n + c.gap;
   args.c_rows = c.scatter ? scattered.data() : nullptr;
@@ -98,7 +107,8 @@ void Add(const GemmCase& c, std::vector<OpCase>* cases) {
   out.name = Text("gemm ", NameOf(c.type), " m=", c.m, " n=", c.n, " k=", c.k, " ",
                   NameOf(c.epilogue), " segments=", c.segments, " panels=[", c.panel_begin, ",",
                   c.panel_end, ") gather=", c.gather, " scatter=", c.scatter, " scaled=", c.scaled,
-                  " gap=", c.gap, c.spread == Spread::kTiny ? " tiny" : "");
+                  " gap=", c.gap, " k_before=", c.k_before, " k_after=", c.k_after,
+                  c.spread == Spread::kTiny ? " tiny" : "");
   out.work = c.m * c.n * c.k;
   // Products of bf16 values are exact without fma too, unless they underflow.
   out.fused = c.type == DType::kF32 || (c.type == DType::kBf16 && c.spread == Spread::kTiny);
@@ -183,6 +193,24 @@ void AddGemmCases(std::vector<OpCase>* cases) {
       for (const int64_t k : {2, 8, 64}) {
         Add({.type = type, .m = 33, .n = 50, .k = k, .spread = Spread::kTiny}, cases);
       }
+    }
+  }
+  // A part of the packed columns, as a tensor-parallel rank takes it; exact sums for int8.
+  for (const DType type : kTypes) {
+    for (const int64_t n : {16, 70, 130}) {
+      const Epilogue store = type == DType::kI8 ? Epilogue::kStoreI32 : Epilogue::kStoreF32;
+      Add({.type = type,
+           .m = 9,
+           .n = n,
+           .k = 32,
+           .epilogue = store,
+           .segments = 4,
+           .k_before = 64,
+           .k_after = 32},
+          cases);
+      Add({.type = type, .m = 3, .n = n, .k = 8, .epilogue = store, .k_after = 4}, cases);
+      Add({.type = type, .m = 3, .n = n, .k = 8, .epilogue = Epilogue::kAddF32, .k_before = 4},
+          cases);
     }
   }
 }

@@ -219,6 +219,9 @@ OpResult RunQuantize(const ElementCase& c, const OpTable& table, uint64_t seed) 
   const int64_t padded = (c.n + 3) / 4 * 4;
   const OutputMatrix out(DType::kI8, c.m, padded, padded);
   const OutputMatrix scale(DType::kF32, 1, c.m, c.m);
+  // Odd widths: the row is a part of a longer one, whose largest magnitude is given.
+  GuardedArray<float> row_amax(c.m);
+  for (int64_t row = 0; row < c.m; ++row) row_amax[row] = 200.0f + 3.0f * static_cast<float>(row);
   table.quantize({.type = c.type,
                   .x = x.data(),
                   .x_stride = stride,
@@ -226,7 +229,8 @@ OpResult RunQuantize(const ElementCase& c, const OpTable& table, uint64_t seed) 
                   .k = c.n,
                   .out = out.as<int8_t>(),
                   .out_stride = padded,
-                  .scale = scale.as<float>()});
+                  .scale = scale.as<float>(),
+                  .row_amax = c.n % 2 == 1 && !c.special ? row_amax.data() : nullptr});
   OpResult result;
   out.Collect(&result);
   scale.Collect(&result);

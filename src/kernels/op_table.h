@@ -33,6 +33,7 @@ enum class Epilogue : uint8_t {
   kStoreF32,   // c = y
   kStoreBf16,  // c = bf16(y)
   kAddF32,     // c = c + c_scale[i] * y   (a multiplication and an addition; c_scale null: c + y)
+  kStoreI32,   // int8 only: c = the exact sum, before its scales
 };
 
 // y[i, j] = sum over k of a[row(i), k] * W[j, k] for i in [0, m) and the columns of the panels
@@ -53,15 +54,17 @@ struct GemmArgs {
   int64_t a_stride;       // elements between rows
   const int32_t* a_rows;  // row(i); null: i
   int64_t m;
-  const void* w;  // packed [n, k]
+  const void* w;  // packed [n, w_k]
   int64_t n;
   int64_t k;
+  int64_t w_k;      // 0: k. Else the product takes k columns of W from k_begin on
+  int64_t k_begin;  // a multiple of the group
   int64_t panel_begin;
   int64_t panel_end;
   int32_t segments;       // a power of two that divides k (bf16: k / 2)
   const float* a_scale;   // int8: indexed by row(i)
   const float* w_scale;   // int8: [n]
-  const int32_t* w_sum;   // int8: [n], sum over k of W[j, k]
+  const int32_t* w_sum;   // int8: [n], sum of W[j, k] over the k that the product takes
   void* c;                // [*, n]; column j of row i at c + c_row(i) * c_stride + j
   int64_t c_stride;       // elements
   const int32_t* c_rows;  // c_row(i); null: i
@@ -123,15 +126,17 @@ struct SiluMulArgs {
 
 // Symmetric int8 per row: amax = max(|x|, 1e-10), scale = amax / 127,
 // q = round_half_away_from_zero(x * (127 / amax)); the row is padded with zeros to out_stride.
+// Where a row is a part of a longer one, row_amax gives max(|x|) of the whole.
 struct QuantizeArgs {
   DType type;  // f32 or bf16
   const void* x;
   int64_t x_stride;
   int64_t m;
   int64_t k;
-  int8_t* out;         // [m, out_stride]
-  int64_t out_stride;  // k rounded up to a multiple of 4
-  float* scale;        // [m]
+  int8_t* out;                      // [m, out_stride]
+  int64_t out_stride;               // k rounded up to a multiple of 4
+  float* scale;                     // [m]
+  const float* row_amax = nullptr;  // [m]; null: of the row as it is
 };
 
 // Rounds f32 rows to bf16.

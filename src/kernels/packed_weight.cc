@@ -81,6 +81,13 @@ void Weight::PackRows(int64_t begin, int64_t count, const int8_t* rows, const fl
   }
 }
 
+int32_t Weight::SumOf(int64_t j, int64_t begin, int64_t count) const {
+  CHECK(type_ == DType::kI8 && begin >= 0 && begin + count <= k_, begin, " + ", count);
+  int32_t sum = 0;
+  for (int64_t i = begin; i < begin + count; ++i) sum += packed_.as<int8_t>()[Index(j, i)];
+  return sum;
+}
+
 float Weight::At(int64_t j, int64_t i) const {
   const int64_t at = Index(j, i);
   switch (type_) {

@@ -46,6 +46,9 @@ class Weight {
   // The same for int8, with each row's scale.
   void PackRows(int64_t begin, int64_t count, const int8_t* rows, const float* scale);
 
+  // int8: the sum of row j over columns [begin, begin + count).
+  int32_t SumOf(int64_t j, int64_t begin, int64_t count) const;
+
   // Element [j, i] as a float (int8: without its scale); slow, for tests.
   float At(int64_t j, int64_t i) const;
 

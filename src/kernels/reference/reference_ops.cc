@@ -66,6 +66,7 @@ float TreeSum(std::vector<float> values) {
 
 void Gemm(const GemmArgs& args) {
   const int64_t end = std::min(args.panel_end * kPanel, args.n);
+  const int64_t depth = args.w_k == 0 ? args.k : args.w_k;
   for (int64_t i = 0; i < args.m; ++i) {
     const int64_t row = args.a_rows == nullptr ? i : args.a_rows[i];
     const int64_t out_row = args.c_rows == nullptr ? i : args.c_rows[i];
@@ -76,7 +77,11 @@ void Gemm(const GemmArgs& args) {
         const auto* w = static_cast<const int8_t*>(args.w);
         int32_t sum = 0;
         for (int64_t k = 0; k < args.k; ++k) {
-          sum += a[k] * w[PackedIndex(args.type, args.n, args.k, j, k)];
+          sum += a[k] * w[PackedIndex(args.type, args.n, depth, j, args.k_begin + k)];
+        }
+        if (args.epilogue == Epilogue::kStoreI32) {
+          static_cast<int32_t*>(args.c)[out_row * args.c_stride + j] = sum;
+          continue;
         }
         y = static_cast<float>(sum) * args.a_scale[row] * args.w_scale[j];
       } else {
@@ -88,7 +93,7 @@ void Gemm(const GemmArgs& args) {
               [&](int64_t k) { return Load(args.type, args.a, row * args.a_stride + begin + k); },
               [&](int64_t k) {
                 return Load(args.type, args.w,
-                            PackedIndex(args.type, args.n, args.k, j, begin + k));
+                            PackedIndex(args.type, args.n, depth, j, args.k_begin + begin + k));
               }));
         }
         y = TreeSum(std::move(runs));
@@ -104,6 +109,8 @@ void Gemm(const GemmArgs& args) {
         case Epilogue::kAddF32:
           if (args.c_scale != nullptr) y *= args.c_scale[i];
           static_cast<float*>(args.c)[at] += y;
+          break;
+        case Epilogue::kStoreI32:
           break;
       }
     }
@@ -184,6 +191,7 @@ void Quantize(const QuantizeArgs& args) {
     for (int64_t i = 0; i < args.k; ++i) {
       amax = std::max(amax, std::fabs(Load(args.type, args.x, row * args.x_stride + i)));
     }
+    if (args.row_amax != nullptr) amax = std::max(args.row_amax[row], 1e-10f);
     const float inverse = 127.0f / amax;
     for (int64_t i = 0; i < args.out_stride; ++i) {
       const float x = i < args.k ? Load(args.type, args.x, row * args.x_stride + i) : 0.0f;
