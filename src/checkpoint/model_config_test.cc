@@ -416,6 +416,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"Fp8Scale", Fp8("scale_fmt", "e5m3"), "scale_fmt: found \"e5m3\""},
         BadConfig{"Int8Static", Quant({{"quant_method", "w8a8_int8"}, {"is_dynamic", false}}),
                   "quantization_config.is_dynamic: found false, expected true: static"},
+        BadConfig{"Int8Scheme",
+                  Quant({{"quant_method", "w8a8_int8"}, {"activation_scheme", "static"}}),
+                  "quantization_config.activation_scheme: found \"static\", expected \"dynamic\""},
         BadConfig{
             "Int4", Int8("/weights/num_bits", 4),
             "quantization_config.config_groups.group_0.weights.num_bits: found 4, expected 8"},
