@@ -120,8 +120,8 @@ void HttpConnection::RefuseParse(const error_code& error) {
     Refuse(431, Text("the request's header is longer than ", core_.options().max_header_bytes,
                      " bytes"));
   } else if (error == http::error::body_limit) {
-    const auto length = parser_->content_length();
-    Refuse(413, Text("the request's body is ", length ? Text(*length, " bytes, ") : "",
+    const std::string length = Copy(parser_->get()[http::field::content_length]);
+    Refuse(413, Text("the request's body is ", length, length.empty() ? "" : " bytes, ",
                      "more than the limit of ", core_.options().max_body_bytes, " bytes"));
   } else {
     Refuse(400, Text("not a valid HTTP request: ", error.message()));
@@ -149,7 +149,7 @@ bool HttpConnection::AcceptHeader() {
   match_ = MatchRoute(core_.routes(), method, target_.path);
   if (match_.route == nullptr) {
     // Without a body in the way the connection stays usable.
-    const bool has_body = parser_->chunked() || parser_->content_length_remaining().value_or(0) > 0;
+    const bool has_body = !parser_->is_done();
     const bool known = !match_.allow.empty();
     HttpResponse response =
         known ? core_.RenderError(405, Text(method, " is not allowed here, only ", match_.allow))
@@ -327,7 +327,9 @@ void HttpConnection::Close() {
   output_.clear();
   if (exchange_ != 0) core_.RemoveExchange(exchange_);
   exchange_ = 0;
-  if (const auto gone = std::exchange(on_close_, nullptr)) gone();
+  // Posted, never called from here: a call of the responder may have led here, and its caller does
+  // not expect to be gone when the call returns.
+  if (auto gone = std::exchange(on_close_, nullptr)) asio::post(core_.io(), std::move(gone));
 }
 
 void HttpConnection::CloseWhenIdle() {

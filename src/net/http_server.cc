@@ -103,7 +103,7 @@ void HttpResponder::OnClose(std::function<void()> gone) {
     if (HttpConnection* connection = core->Find(id)) {
       connection->OnClose(std::move(gone));
     } else {
-      gone();
+      asio::post(core->io(), std::move(gone));
     }
   });
 }

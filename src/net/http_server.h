@@ -52,8 +52,8 @@ class HttpResponder {
   void Begin(HttpResponse head);
   void Write(std::string data);
   void End();
-  // `gone` is called at most once, on the io thread, when the connection ends (client gone, reads
-  // too slowly, server stops) before Send or End; at once if that has happened already.
+  // `gone` runs at most once, as a task of the io thread, when the connection ends (client gone,
+  // reads too slowly, server stops) before Send or End, or if that has happened already.
   void OnClose(std::function<void()> gone);
   const IoExecutor& executor() const { return executor_; }
 
