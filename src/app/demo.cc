@@ -53,12 +53,11 @@ StatusOr<Outcome> Answer(ModelHost& host, const std::vector<int32_t>& prompt, in
   const KvShape& shape = host.cache().shape();
   out.kv_hash = 0xcbf29ce484222325u;
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
-    for (int32_t page : run->pages()) {
-      if (static_cast<int64_t>(&page - run->pages().data()) * kPage >= run->length()) break;
-      const int64_t tokens = kPage * SizeOf(shape.type);
-      out.kv_hash =
-          Fnv(host.cache().LatentPage(layer, page), tokens * shape.latent_dim, out.kv_hash);
-      out.kv_hash = Fnv(host.cache().IndexPage(layer, page), tokens * shape.index_dim, out.kv_hash);
+    for (int64_t p = 0; p * kPage < run->length(); ++p) {
+      const int32_t page = run->pages()[static_cast<size_t>(p)];
+      const int64_t size = kPage * SizeOf(shape.type);
+      out.kv_hash = Fnv(host.cache().LatentPage(layer, page), size * shape.latent_dim, out.kv_hash);
+      out.kv_hash = Fnv(host.cache().IndexPage(layer, page), size * shape.index_dim, out.kv_hash);
     }
   }
   std::vector<float> logits = out.logits;
@@ -84,7 +83,7 @@ std::string Quoted(const std::string& text) {
 
 Status RunDemo(DemoFlags& flags) {
   if (!std::filesystem::exists(flags.directory + "/config.json")) {
-    std::printf("making %s (random weights, 100 M parameters)\n", flags.directory.c_str());
+    std::printf("making %s: random weights, 550 MB\n", flags.directory.c_str());
     std::error_code error;
     std::filesystem::create_directories(flags.directory, error);
     MakeModelOptions make;

@@ -48,7 +48,7 @@ void OpSet::ForRows(int64_t m, const std::function<void(int64_t, int64_t)>& body
 Activation OpSet::Prepare(const Rows& rows, DType weight_type, Arena& arena) const {
   Activation out;
   out.rows = rows;
-  if (weight_type != DType::kI8 || rows.rows == 0) return out;
+  if (weight_type != DType::kI8) return out;
   const int64_t padded = (rows.cols + 3) / 4 * 4;
   out.quantized = arena.Matrix(DType::kI8, rows.rows, padded);
   auto* scale = arena.Array<float>(rows.rows);

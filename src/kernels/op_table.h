@@ -42,7 +42,8 @@ enum class Epilogue : uint8_t {
 // accumulator starts at zero and walks k upward
 //   f32:  acc = fma(a, w, acc)           (mul and add where the CPU has no fma)
 //   bf16: in pairs, acc = fma(a[2p], w[2p], fma(a[2p+1], w[2p+1], acc)): the bits of vdpbf16ps,
-//         with denormals flushed; k must be even, and k / segments too
+//         with denormals flushed; k must be even, and k / segments too. (Without fma the same bits
+//         too, because a product of bf16 values is exact, unless it is below 2^-126.)
 //   int8: exact int32, then y = (float(sum) * a_scale[row(i)]) * w_scale[j]; segments is ignored
 // and the runs' results are added in a binary tree: run 0 + run 1, run 2 + run 3, then pairs of
 // those, ... (lower + higher).
@@ -70,7 +71,8 @@ struct GemmArgs {
 };
 
 // RMSNorm and LayerNorm of rows, all in f32: the sum of squares in 16 interleaved lanes (lane j
-// adds the elements j, j + 16, ... in order), the lanes added in a binary tree.
+// adds the elements j, j + 16, ... in order), the lanes added in a binary tree: lane j + lane j +
+// 8, of these j + 4, then 2, then 1.
 //   rms:   y = (x * (1 / sqrt(mean(x^2) + eps))) * weight
 //   layer: y = ((x - mean) * (1 / sqrt(var + eps))) * weight + bias, var = mean((x - mean)^2)
 struct NormArgs {
@@ -165,7 +167,8 @@ struct PackHeadArgs {
 // with e rounded to `type` before the product with v (the sum l takes the unrounded e), and at the
 // end out = o / l. The products follow the order of GemmArgs with one segment, o taken as the
 // initial value of the accumulator in o + e v. The sum of e: 16 interleaved lanes over the 64 keys,
-// then a binary tree.
+// then the binary tree of NormArgs. exp is a polynomial (cpu/exp.inc) with the same bits on every
+// instruction set; the reference takes std::exp, from which it differs by 2e-7.
 struct DenseAttentionArgs {
   DType type;     // f32 or bf16
   const void* q;  // [m, nope + rope]
@@ -226,7 +229,8 @@ struct IndexScoreArgs {
 };
 
 // The k positions with the largest of scores[0, n), ties to the lower position, ascending; all of
-// them if n <= k. -0 equals +0. `scratch` holds the histograms. Returns how many.
+// them if n <= k. -0 equals +0, a NaN is less than -inf. `scratch` holds the histograms. Returns
+// how many.
 struct TopKArgs {
   const float* scores;
   int64_t n;
@@ -236,7 +240,7 @@ struct TopKArgs {
 };
 
 struct OpTable {
-  const char* name;  // "reference", "generic", "avx2", "avx512", "avx512_bf16"
+  const char* name;  // "reference", "generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16"
   void (*gemm)(const GemmArgs&);
   void (*rms_norm)(const NormArgs&);
   void (*layer_norm)(const NormArgs&);

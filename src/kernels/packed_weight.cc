@@ -29,7 +29,10 @@ int32_t SegmentsFor(DType type, int64_t k) {
 Weight::Weight(DType type, int64_t n, int64_t k, int32_t segments)
     : type_(type), n_(n), k_(k), segments_(segments), packed_(PackedBytes(type, n, k)) {
   CHECK(n > 0 && k > 0, n, "x", k);
-  CHECK(type != DType::kBf16 || k % (2 * segments) == 0, "bf16 products need an even k, not ", k);
+  CHECK(segments >= 1 && segments <= 32 && (segments & (segments - 1)) == 0, segments);
+  CHECK(type == DType::kI8 || k % segments == 0, k, " in ", segments, " segments");
+  CHECK(type != DType::kBf16 || k % (2 * segments) == 0, "bf16 products need an even k, not ", k,
+        " in ", segments, " segments");
   if (type == DType::kI8) {
     scale_.resize(static_cast<size_t>(n));
     sum_.resize(static_cast<size_t>(n));

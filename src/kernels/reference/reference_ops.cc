@@ -187,8 +187,7 @@ void Quantize(const QuantizeArgs& args) {
     const float inverse = 127.0f / amax;
     for (int64_t i = 0; i < args.out_stride; ++i) {
       const float x = i < args.k ? Load(args.type, args.x, row * args.x_stride + i) : 0.0f;
-      const float v = x * inverse;
-      args.out[row * args.out_stride + i] = static_cast<int8_t>(v + std::copysign(0.5f, v));
+      args.out[row * args.out_stride + i] = static_cast<int8_t>(std::round(x * inverse));
     }
     args.scale[row] = amax / 127.0f;
   }

@@ -1,0 +1,226 @@
+// The commands of the binary, run as a user runs them.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "app/program.h"
+#include "base/check.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/temporary_directory.h"
+#include "net/http_client.h"
+
+namespace causeway {
+namespace {
+
+constexpr int64_t kDeadlineMs = 120'000;
+const char kFixtures[] = CAUSEWAY_SOURCE_DIR "/testdata/golden/";
+
+struct Output {
+  int code = 0;
+  std::string out;
+  std::string err;
+
+  nlohmann::json Json() const {
+    const auto json = nlohmann::json::parse(out, nullptr, /*allow_exceptions=*/false);
+    EXPECT_TRUE(json.is_object()) << out << err;
+    return json;
+  }
+};
+
+class Commands : public testing::Test {
+ protected:
+  Output Run(const std::vector<std::string>& arguments) const {
+    Program program(files_.path(), arguments);
+    Output result;
+    result.code = program.Wait(Deadline::AfterMs(kDeadlineMs));
+    result.out = program.Stdout();
+    result.err = program.Stderr();
+    return result;
+  }
+  // Runs and expects success.
+  Output Good(const std::vector<std::string>& arguments) const {
+    Output result = Run(arguments);
+    EXPECT_EQ(result.code, 0) << arguments[0] << ": " << result.out << result.err;
+    return result;
+  }
+  // Runs and expects a failure whose message holds `text`.
+  void Bad(const std::vector<std::string>& arguments, const std::string& text) const {
+    const Output result = Run(arguments);
+    EXPECT_GT(result.code, 0) << arguments[0];
+    EXPECT_LT(result.code, 128) << arguments[0] << " died of a signal";
+    EXPECT_NE(result.err.find(text), std::string::npos)
+        << "expected \"" << text << "\" in: " << result.err;
+  }
+  std::string MakeTinyModel(const std::string& format = "bf16") const {
+    const std::string path = files_.File("model-" + format);
+    Good({"make-model", "--preset", "tiny-v32", "--output", path, "--format", format});
+    return path;
+  }
+  std::string TokensFile(int count) const {
+    nlohmann::json tokens;
+    for (int i = 0; i < count; ++i) tokens.push_back((i * 7919 + 13) % 2048);
+    return files_.Put("tokens.json", nlohmann::json{{"tokens", tokens}}.dump());
+  }
+
+  TemporaryDirectory files_;
+};
+
+TEST_F(Commands, MadeModelsOfEveryFormatGiveTheSameBitsWithAnyLayout) {
+  const std::string tokens = TokensFile(150);  // more than index_topk of the preset, over two pages
+  for (const std::string format : {"bf16", "f32", "fp8", "int8"}) {
+    const std::string model = MakeTinyModel(format);
+    std::set<std::string> hashes;
+    for (const std::vector<std::string>& layout :
+         {std::vector<std::string>{"--cp-size", "1"},
+          {"--context-parallel-size", "3", "--chunked-prefill-size", "40"},
+          {"--cp-size", "2", "--threads-per-rank", "2", "--cp-partition", "zigzag"}}) {
+      std::vector<std::string> arguments = {"logits",   "--model-path", model,
+                                            "--tokens", tokens,         "--json"};
+      arguments.insert(arguments.end(), layout.begin(), layout.end());
+      hashes.insert(Good(arguments).Json().at("logits_hash").get<std::string>());
+    }
+    EXPECT_EQ(hashes.size(), 1u) << format;
+  }
+}
+
+TEST_F(Commands, LogitsWritesAndComparesWhatTheFixtureHolds) {
+  const std::string fixture = kFixtures + std::string("v32-tiny-bf16");
+  const auto golden = Checkpoint::OpenFile(fixture + "/golden.safetensors");
+  ASSERT_TRUE(golden.ok()) << golden.status().message();
+  const auto stored = (*golden)->Find("tokens");
+  ASSERT_TRUE(stored.ok());
+  std::vector<int32_t> ids(static_cast<size_t>(stored->elements()));
+  std::memcpy(ids.data(), stored->data, ids.size() * 4);
+  const std::string tokens = files_.Put("tokens.json", nlohmann::json{{"tokens", ids}}.dump());
+  const std::string output = files_.File("out.safetensors");
+  const auto report =
+      Good({"logits", "--model-path", fixture, "--tokens", tokens, "--dtype", "float32", "--hidden",
+            "--output", output, "--compare", fixture + "/golden.safetensors", "--json"})
+          .Json();
+  EXPECT_LT(report.at("compare").at("max_abs_error").get<double>(), 1e-3);
+  EXPECT_EQ(report.at("compare").at("top1_agreement").get<double>(), 1.0);
+
+  const auto written = Checkpoint::OpenFile(output);
+  ASSERT_TRUE(written.ok()) << written.status().message();
+  for (const std::string name : {"logits", "hidden.0", "hidden.3", "topk_indices.1"}) {
+    EXPECT_TRUE((*written)->Has(name)) << name;
+    const auto found = (*written)->Find(name);
+    const auto expected = (*golden)->Find(name);
+    ASSERT_TRUE(found.ok() && expected.ok()) << name;
+    EXPECT_EQ(found->shape, expected->shape) << name;
+  }
+  const auto found = (*written)->Find("topk_indices.1");
+  const auto expected = (*golden)->Find("topk_indices.1");
+  EXPECT_EQ(std::memcmp(found->data, expected->data, static_cast<size_t>(found->bytes)), 0);
+}
+
+TEST_F(Commands, GenerateGivesTheSameTokensOnOneRankAndOnThree) {
+  const std::string model = MakeTinyModel();
+  const std::string text = files_.Put("prompt.txt", std::string(300, 'a') + " caf\xc3\xa9 \n");
+  std::vector<std::vector<int>> answers;
+  for (const std::string cp : {"1", "3"}) {
+    const auto report = Good({"generate", "--model-path", model, "--prompt-file", text,
+                              "--max-new-tokens", "12", "--ignore-eos", "--cp-size", cp, "--json"})
+                            .Json();
+    answers.push_back(report.at("tokens").get<std::vector<int>>());
+    EXPECT_EQ(report.at("completion_tokens"), 12);
+    EXPECT_GT(report.at("ttft_seconds").get<double>(), 0.0);
+    EXPECT_FALSE(report.at("operations").empty());
+  }
+  EXPECT_EQ(answers[0].size(), 12u);
+  EXPECT_EQ(answers[0], answers[1]);
+}
+
+TEST_F(Commands, InspectCountsEveryStoredByteOnce) {
+  const std::string model = MakeTinyModel("fp8");
+  const auto report = Good({"inspect", "--model-path", model, "--cp-size", "2", "--json"}).Json();
+  const auto checkpoint = Checkpoint::Open(model);
+  ASSERT_TRUE(checkpoint.ok());
+  int64_t bytes = 0;
+  for (const auto& [name, part] : report.at("parts").items()) {
+    bytes += part.at("stored_bytes").get<int64_t>();
+  }
+  EXPECT_EQ(bytes, (*checkpoint)->bytes());
+  EXPECT_EQ(report.at("ranks").size(), 2u);
+  EXPECT_NE(Good({"inspect", "--model-path", model, "--tensors"}).out.find("F8_E4M3"),
+            std::string::npos);
+}
+
+TEST_F(Commands, BenchPrefillNamesWhatItMeasured) {
+  const std::string model = MakeTinyModel();
+  const std::string trace = files_.File("trace.json");
+  const auto report =
+      Good({"bench", "prefill", "--model-path", model, "--input-len", "200", "--repeat", "2",
+            "--cp-size", "2", "--vs", "cp-size=1", "--json", "--trace", trace})
+          .Json();
+  for (const char* key : {"model", "layout", "tokens", "seconds", "tokens_per_s", "flops",
+                          "share_of_peak", "operations", "vs", "vs_ratio"}) {
+    EXPECT_TRUE(report.contains(key)) << key;
+  }
+  EXPECT_EQ(report.at("tokens"), 200);
+  for (const auto& operation : report.at("operations")) {
+    EXPECT_TRUE(operation.contains("seconds") && operation.contains("share")) << operation;
+  }
+  std::ifstream file(trace);
+  const auto events = nlohmann::json::parse(file, nullptr, false);
+  ASSERT_TRUE(events.is_object()) << "the trace is not JSON";
+  EXPECT_FALSE(events.at("traceEvents").empty());
+}
+
+TEST_F(Commands, MistakesGetAnErrorThatNamesThem) {
+  const std::string model = MakeTinyModel();
+  const std::string tokens = TokensFile(10);
+  Bad({"logits", "--model-path", "/nowhere", "--tokens", tokens}, "/nowhere");
+  Bad({"logits", "--model-path", model, "--tokens", files_.Put("bad.json", "{}")}, "bad.json");
+  Bad({"logits", "--model-path", model, "--tokens", files_.Put("big.json", R"({"tokens":[4000]})")},
+      "tokens[0] is 4000");
+  Bad({"logits", "--model-path", model, "--tokens", tokens, "--dtype", "int4"}, "--dtype");
+  Bad({"logits", "--model-path", model, "--tokens", tokens, "--isa", "mmx"}, "--isa is 'mmx'");
+  Bad({"logits", "--model-path", model, "--tokens", tokens, "--cp-size", "0"}, "--cp-size is 0");
+  Bad({"logits", "--model-path", model, "--tokens", tokens, "--tp", "3", "--cp-size", "2"}, "--tp");
+  Bad({"generate", "--model-path", model}, "--prompt");
+  Bad({"make-model", "--preset", "tiny-v33", "--output", files_.File("x")}, "tiny-v33");
+  Bad({"bench", "prefill", "--model-path", model, "--vs", "cp=2"}, "cp=2");
+  Bad({"dance"}, "dance");
+
+  std::filesystem::resize_file(model + "/model.safetensors", 100'000);
+  Bad({"logits", "--model-path", model, "--tokens", tokens}, "model.safetensors");
+}
+
+TEST_F(Commands, ServeAnswersAndEndsCleanlyOnSigterm) {
+  const std::string model = MakeTinyModel();
+  Program server(files_.path(), {"serve", "--model-path", model, "--port", "0", "--cp-size", "2",
+                                 "--served-model-name", "tiny"});
+  // The start-up line names the URL.
+  const Deadline deadline = Deadline::AfterMs(kDeadlineMs);
+  int port = 0;
+  while (port == 0 && !deadline.Passed()) {
+    const std::string log = server.Stderr() + server.Stdout();
+    const size_t at = log.find("http://127.0.0.1:");
+    if (at != std::string::npos) port = std::atoi(log.c_str() + at + 17);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  ASSERT_GT(port, 0) << server.Stderr();
+  auto client = HttpClient::Connect("127.0.0.1", port, deadline);
+  ASSERT_TRUE(client.ok()) << client.status().message();
+  const auto health = client->Call("GET", "/health", "", deadline);
+  ASSERT_TRUE(health.ok()) << health.status().message();
+  EXPECT_EQ(health->status, 200);
+  const auto reply = client->Call("POST", "/v1/completions",
+                                  R"({"model":"tiny","prompt":"two and two","max_tokens":5,)"
+                                  R"("ignore_eos":true,"temperature":0})",
+                                  deadline, {{"Content-Type", "application/json"}});
+  ASSERT_TRUE(reply.ok()) << reply.status().message();
+  EXPECT_EQ(reply->status, 200) << reply->body;
+  const auto json = nlohmann::json::parse(reply->body, nullptr, false);
+  ASSERT_TRUE(json.is_object()) << reply->body;
+  EXPECT_EQ(json.at("usage").at("completion_tokens"), 5);
+  EXPECT_EQ(json.at("choices").at(0).at("finish_reason"), "length");
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(deadline), 0) << server.Stderr();
+}
+
+}  // namespace
+}  // namespace causeway

@@ -1,0 +1,294 @@
+// pack_head and attention: page borders, ragged blocks, every panel width of heads and values.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/op_cases.h"
+
+namespace causeway {
+namespace {
+
+const float* Floats(const GuardedBytes& array) { return static_cast<const float*>(array.data()); }
+
+// --- pack_head -----------------------------------------------------------------------------------
+
+struct PackCase {
+  DType type;
+  int64_t nope;
+  int64_t value;
+  int64_t rope;
+  int64_t valid;
+  int64_t gap = 0;
+};
+
+OpResult Run(const PackCase& c, const OpTable& table, uint64_t seed) {
+  RandomValues random(seed);
+  const int64_t cols = c.nope + c.value;
+  const GuardedBytes kv = RandomArray(DType::kF32, Span(kPage, cols, cols + c.gap), random);
+  const GuardedBytes k_pe = RandomArray(c.type, Span(kPage, c.rope, c.rope + c.gap), random);
+  // Keys that are not there yet may hold anything.
+  for (int64_t i = c.valid * (cols + c.gap); i < Span(kPage, cols, cols + c.gap); ++i) {
+    static_cast<float*>(kv.data())[i] = std::numeric_limits<float>::quiet_NaN();
+  }
+  const int64_t k_bytes = PackedBytes(c.type, kPage, c.nope + c.rope);
+  const int64_t v_bytes = PackedBytes(c.type, c.value, kPage);
+  const OutputMatrix k_panel(DType::kI8, 1, k_bytes, k_bytes);
+  const OutputMatrix v_panel(DType::kI8, 1, v_bytes, v_bytes);
+  table.pack_head({.type = c.type,
+                   .kv = Floats(kv),
+                   .kv_stride = cols + c.gap,
+                   .nope = c.nope,
+                   .value = c.value,
+                   .rope = c.rope,
+                   .k_pe = k_pe.data(),
+                   .k_pe_stride = c.rope + c.gap,
+                   .valid = c.valid,
+                   .k_panel = k_panel.data(),
+                   .v_panel = v_panel.data()});
+  OpResult result;
+  k_panel.Collect(&result);
+  v_panel.Collect(&result);
+  return result;
+}
+
+void AddPackHead(std::vector<OpCase>* cases) {
+  struct Shape {
+    int64_t nope, value, rope;
+  };
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    for (const Shape& s : {Shape{128, 128, 64}, Shape{32, 32, 16}, Shape{2, 1, 2}, Shape{3, 70, 5},
+                           Shape{16, 16, 0}, Shape{31, 100, 33}}) {
+      for (const int64_t valid : {1, 2, 33, 63, 64}) {
+        const PackCase c = {type, s.nope, s.value, s.rope, valid, valid % 3};
+        OpCase out;
+        out.op = "pack_head";
+        out.name = Text("pack_head ", NameOf(type), " nope=", c.nope, " value=", c.value,
+                        " rope=", c.rope, " valid=", valid, " gap=", c.gap);
+        out.work = kPage * (s.nope + s.value + s.rope);
+        out.run = [c](const OpTable& table, uint64_t seed, void*) { return Run(c, table, seed); };
+        cases->push_back(std::move(out));
+      }
+    }
+  }
+}
+
+// --- attention -----------------------------------------------------------------------------------
+
+// Outputs are averages of values below 1. f32: exp differs by 2e-7, products by their rounding, and
+// a score of about `sharpness` by its own. bf16: the output's rounding, and a weight that falls on
+// the other side of a rounding border.
+Tolerance AttentionTolerance(DType type, float sharpness) {
+  return type == DType::kBf16 ? Tolerance{0x1p-12, 0x1p-7} : Tolerance{4e-6 + 2e-7 * sharpness, 0};
+}
+
+struct DenseCase {
+  DType type;
+  int64_t m;
+  int64_t first_position;
+  int64_t key_dim;
+  int64_t value_dim;
+  float sharpness = 4.0f;  // the scale, times sqrt(key_dim)
+  int64_t gap = 0;
+};
+
+OpResult Run(const DenseCase& c, const OpTable& table, uint64_t seed, void* scratch) {
+  RandomValues random(seed);
+  const int64_t pages = c.first_position / kPage + 1;
+  const GuardedBytes q = RandomArray(c.type, Span(c.m, c.key_dim, c.key_dim + c.gap), random);
+  // The panels, packed as weights: W [64 keys, key_dim] and W [value_dim, 64 keys].
+  const int64_t k_page = PackedBytes(c.type, kPage, c.key_dim) / SizeOf(c.type);
+  const int64_t v_page = PackedBytes(c.type, c.value_dim, kPage) / SizeOf(c.type);
+  const GuardedBytes k_panels = RandomArray(c.type, pages * k_page, random);
+  const GuardedBytes v_panels(pages * v_page * SizeOf(c.type));
+  for (int64_t page = 0; page < pages; ++page) {
+    const Weight v = RandomWeight(c.type, c.value_dim, kPage, 1, random);
+    std::copy_n(static_cast<const uint8_t*>(v.packed()), v_page * SizeOf(c.type),
+                static_cast<uint8_t*>(v_panels.data()) + page * v_page * SizeOf(c.type));
+  }
+  const OutputMatrix out(c.type, c.m, c.value_dim, c.value_dim + 2 * c.gap);
+  table.dense_attention({.type = c.type,
+                         .q = q.data(),
+                         .q_stride = c.key_dim + c.gap,
+                         .m = c.m,
+                         .first_position = c.first_position,
+                         .key_dim = c.key_dim,
+                         .value_dim = c.value_dim,
+                         .k_panels = k_panels.data(),
+                         .k_page_stride = k_page,
+                         .v_panels = v_panels.data(),
+                         .v_page_stride = v_page,
+                         .scale = c.sharpness / std::sqrt(static_cast<float>(c.key_dim)),
+                         .out = out.data(),
+                         .out_stride = c.value_dim + 2 * c.gap,
+                         .scratch = scratch});
+  OpResult result;
+  out.Collect(&result);
+  return result;
+}
+
+void Add(const DenseCase& c, std::vector<OpCase>* cases) {
+  OpCase out;
+  out.op = "dense_attention";
+  out.name = Text("dense_attention ", NameOf(c.type), " m=", c.m,
+                  " first_position=", c.first_position, " key_dim=", c.key_dim,
+                  " value_dim=", c.value_dim, " sharpness=", c.sharpness, " gap=", c.gap);
+  out.work = c.m * (c.first_position + kPage) * (c.key_dim + c.value_dim);
+  out.exact = false;
+  out.fused = c.type == DType::kF32;
+  out.tolerance = AttentionTolerance(c.type, c.sharpness);
+  out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
+    return Run(c, table, seed, scratch);
+  };
+  cases->push_back(std::move(out));
+}
+
+void AddDense(std::vector<OpCase>* cases) {
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    for (const auto& [first, m] : {std::pair{0, 1},
+                                   {0, 2},
+                                   {0, 64},
+                                   {1, 63},
+                                   {5, 7},
+                                   {63, 1},
+                                   {64, 1},
+                                   {64, 64},
+                                   {100, 13},
+                                   {127, 1},
+                                   {130, 62},
+                                   {600, 9}}) {
+      Add({.type = type, .m = m, .first_position = first, .key_dim = 48, .value_dim = 32}, cases);
+    }
+    for (const int64_t value_dim : {1, 15, 16, 17, 40, 64, 70, 128, 192}) {
+      Add({.type = type,
+           .m = 5,
+           .first_position = 70,
+           .key_dim = 24,
+           .value_dim = value_dim,
+           .gap = 3},
+          cases);
+    }
+    for (const int64_t key_dim : {2, 6, 192}) {
+      Add({.type = type, .m = 11, .first_position = 64, .key_dim = key_dim, .value_dim = 128},
+          cases);
+    }
+    Add({.type = type, .m = 64, .first_position = 192, .key_dim = 192, .value_dim = 128}, cases);
+    // All weights equal; nearly all weight on one key.
+    Add({.type = type,
+         .m = 9,
+         .first_position = 200,
+         .key_dim = 32,
+         .value_dim = 16,
+         .sharpness = 0.0f},
+        cases);
+    Add({.type = type,
+         .m = 9,
+         .first_position = 200,
+         .key_dim = 32,
+         .value_dim = 16,
+         .sharpness = 300.0f},
+        cases);
+  }
+}
+
+struct AbsorbedCase {
+  DType type;
+  int64_t heads;
+  int64_t latent;
+  int64_t rope;
+  int64_t count;
+  bool selected = true;  // positions given, with holes
+  float sharpness = 4.0f;
+  int64_t gap = 0;
+};
+
+OpResult Run(const AbsorbedCase& c, const OpTable& table, uint64_t seed, void* scratch) {
+  RandomValues random(seed);
+  const int64_t dim = c.latent + c.rope;
+  // Ascending positions: page borders first, then with random holes.
+  const GuardedArray<int32_t> positions(c.count);
+  constexpr int32_t kBorders[] = {0, 63, 64, 127, 128};
+  for (int64_t i = 0; i < c.count; ++i) {
+    positions[i] =
+        i < 5 ? kBorders[i] : positions[i - 1] + 1 + static_cast<int32_t>(random.Below(3));
+  }
+  const int64_t last = c.selected ? positions[c.count - 1] : c.count - 1;
+  std::vector<GuardedBytes> memory;
+  const GuardedArray<const void*> pages(last / kPage + 1);
+  for (const void*& page : pages) {
+    memory.push_back(RandomArray(c.type, kPage * dim, random));
+    page = memory.back().data();
+  }
+  const GuardedBytes q = RandomArray(c.type, Span(c.heads, dim, dim + c.gap), random);
+  const OutputMatrix out(c.type, c.heads, c.latent, c.latent + 2 * c.gap);
+  table.absorbed_attention({.type = c.type,
+                            .q = q.data(),
+                            .q_stride = dim + c.gap,
+                            .heads = c.heads,
+                            .latent = c.latent,
+                            .rope = c.rope,
+                            .pages = pages.data(),
+                            .positions = c.selected ? positions.data() : nullptr,
+                            .count = c.count,
+                            .scale = c.sharpness / std::sqrt(static_cast<float>(dim)),
+                            .out = out.data(),
+                            .out_stride = c.latent + 2 * c.gap,
+                            .scratch = scratch});
+  OpResult result;
+  out.Collect(&result);
+  return result;
+}
+
+void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
+  OpCase out;
+  out.op = "absorbed_attention";
+  out.name = Text("absorbed_attention ", NameOf(c.type), " heads=", c.heads, " latent=", c.latent,
+                  " rope=", c.rope, " count=", c.count, " selected=", c.selected,
+                  " sharpness=", c.sharpness, " gap=", c.gap);
+  out.work = c.heads * c.count * (2 * c.latent + c.rope);
+  out.exact = false;
+  out.fused = c.type == DType::kF32;
+  out.tolerance = AttentionTolerance(c.type, c.sharpness);
+  out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
+    return Run(c, table, seed, scratch);
+  };
+  cases->push_back(std::move(out));
+}
+
+void AddAbsorbed(std::vector<OpCase>* cases) {
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    for (const int64_t count : {1, 2, 5, 63, 64, 65, 128, 200, 2048}) {
+      for (const bool selected : {false, true}) {
+        Add({.type = type,
+             .heads = 3,
+             .latent = 32,
+             .rope = 16,
+             .count = count,
+             .selected = selected},
+            cases);
+      }
+    }
+    for (const int64_t heads : {1, 2, 15, 16, 17, 32, 33, 48, 49, 64, 65, 80, 128}) {
+      Add({.type = type, .heads = heads, .latent = 64, .rope = 16, .count = 70, .gap = heads % 2},
+          cases);
+    }
+    for (const auto& [latent, rope] : {std::pair{2, 0}, {16, 2}, {40, 8}, {70, 6}, {512, 64}}) {
+      Add({.type = type, .heads = 4, .latent = latent, .rope = rope, .count = 100, .gap = 2},
+          cases);
+    }
+    Add({.type = type, .heads = 128, .latent = 512, .rope = 64, .count = 65}, cases);
+    Add({.type = type, .heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 0.0f},
+        cases);
+    Add({.type = type, .heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 300.0f},
+        cases);
+  }
+}
+
+}  // namespace
+
+void AddAttentionCases(std::vector<OpCase>* cases) {
+  AddPackHead(cases);
+  AddDense(cases);
+  AddAbsorbed(cases);
+}
+
+}  // namespace causeway

@@ -1,0 +1,196 @@
+// index_scores and top_k: pages, head counts, ties, signs of zero and infinities.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/op_cases.h"
+
+namespace causeway {
+namespace {
+
+struct ScoreCase {
+  DType type;
+  int64_t m;
+  int64_t heads;
+  int64_t dim;
+  int64_t page_begin = 0;
+  int64_t page_end = 2;
+  int64_t gap = 0;
+  Spread spread = Spread::kUniform;
+};
+
+OpResult Run(const ScoreCase& c, const OpTable& table, uint64_t seed, void* scratch) {
+  RandomValues random(seed);
+  const int64_t row = c.heads * c.dim;
+  const GuardedBytes q = RandomArray(c.type, Span(c.m, row, row + c.gap), random, c.spread);
+  const GuardedBytes weight = RandomArray(DType::kF32, Span(c.m, c.heads, c.heads + c.gap), random);
+  if (c.m > 0) static_cast<float*>(weight.data())[0] = -0.0f;
+  std::vector<GuardedBytes> memory;
+  const GuardedArray<const void*> pages(c.page_end);
+  for (const void*& page : pages) {
+    memory.push_back(PackedCopy(RandomWeight(c.type, kPage, c.dim, 1, random, c.spread)));
+    page = memory.back().data();
+  }
+  const int64_t columns = c.page_end * kPage;
+  const OutputMatrix scores(DType::kF32, c.m, columns, columns + c.gap);
+  table.index_scores({.type = c.type,
+                      .q = q.data(),
+                      .q_stride = row + c.gap,
+                      .weight = static_cast<const float*>(weight.data()),
+                      .weight_stride = c.heads + c.gap,
+                      .m = c.m,
+                      .heads = c.heads,
+                      .dim = c.dim,
+                      .key_pages = pages.data(),
+                      .page_begin = c.page_begin,
+                      .page_end = c.page_end,
+                      .scores = scores.as<float>(),
+                      .scores_stride = columns + c.gap,
+                      .scratch = scratch});
+  OpResult result;
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < c.m; ++i) rows.push_back(i);
+  scores.Collect(rows, c.page_begin * kPage, columns, &result);
+  return result;
+}
+
+void Add(const ScoreCase& c, std::vector<OpCase>* cases) {
+  OpCase out;
+  out.op = "index_scores";
+  out.name = Text("index_scores ", NameOf(c.type), " m=", c.m, " heads=", c.heads, " dim=", c.dim,
+                  " pages=[", c.page_begin, ",", c.page_end, ") gap=", c.gap,
+                  c.spread == Spread::kTiny ? " tiny" : "");
+  out.work = c.m * c.heads * c.dim * (c.page_end - c.page_begin) * kPage;
+  out.fused = c.type == DType::kF32 || c.spread == Spread::kTiny;
+  // Dot products as in gemm, then a sum over heads.
+  out.tolerance.absolute = c.spread == Spread::kTiny ? 0x1p-115
+                                                     : 0x1p-23 * static_cast<double>(c.dim + 4) *
+                                                           std::sqrt(static_cast<double>(c.heads));
+  out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
+    return Run(c, table, seed, scratch);
+  };
+  cases->push_back(std::move(out));
+}
+
+void AddScores(std::vector<OpCase>* cases) {
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    for (const int64_t m : {0, 1, 2, 3, 17, 65}) {
+      Add({.type = type, .m = m, .heads = 4, .dim = 32}, cases);
+      Add({.type = type, .m = m, .heads = 3, .dim = 16, .gap = 5}, cases);
+    }
+    for (const int64_t heads : {1, 2, 5, 16, 63, 64, 65, 128}) {
+      Add({.type = type, .m = 5, .heads = heads, .dim = 8}, cases);
+    }
+    for (const int64_t dim : {2, 6, 64, 128}) {
+      Add({.type = type, .m = 3, .heads = 6, .dim = dim}, cases);
+    }
+    Add({.type = type, .m = 4, .heads = 64, .dim = 128, .page_end = 3}, cases);
+    Add({.type = type, .m = 6, .heads = 4, .dim = 16, .page_begin = 2, .page_end = 2}, cases);
+    Add({.type = type, .m = 6, .heads = 4, .dim = 16, .page_begin = 1, .page_end = 4, .gap = 1},
+        cases);
+    Add({.type = type, .m = 6, .heads = 4, .dim = 16, .spread = Spread::kTiny}, cases);
+  }
+  Add({.type = DType::kF32, .m = 3, .heads = 3, .dim = 7}, cases);
+}
+
+// --- top_k ---------------------------------------------------------------------------------------
+
+enum class Scores {
+  kRandom,
+  kEqual,
+  kFewValues,   // ties in plenty
+  kZeros,       // of both signs
+  kInfinities,  // and -infinity, -0, the largest floats
+  kAscending,
+  kDescending,
+  kNeighbours,  // floats that differ in their last bits only
+  kTinyValues,  // denormals count as zero
+  kSomeNan,     // below everything
+};
+
+const char* NameOf(Scores scores) {
+  constexpr const char* kNames[] = {"random",    "equal",      "few_values", "zeros", "infinities",
+                                    "ascending", "descending", "neighbours", "tiny",  "some_nan"};
+  return kNames[static_cast<int>(scores)];
+}
+
+float ScoreOf(Scores scores, int64_t i, RandomValues& random) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kExtremes[] = {kInfinity, -kInfinity, 0.0f,   -0.0f,
+                                 3e38f,     -3e38f,     1e-38f, -1e-38f};
+  switch (scores) {
+    case Scores::kRandom:
+      return random.Uniform();
+    case Scores::kEqual:
+      return -1.5f;
+    case Scores::kFewValues:
+      return static_cast<float>(random.Below(5)) - 2.0f;
+    case Scores::kZeros:
+      return random.Below(2) == 0 ? 0.0f : -0.0f;
+    case Scores::kInfinities:
+      return kExtremes[random.Below(8)];
+    case Scores::kAscending:
+      return static_cast<float>(i);
+    case Scores::kDescending:
+      return -static_cast<float>(i);
+    case Scores::kNeighbours:
+      return std::bit_cast<float>(0x40490000u + static_cast<uint32_t>(random.Below(40)));
+    case Scores::kTinyValues:
+      return random.Tiny();
+    case Scores::kSomeNan:
+      return random.Below(2) == 0 ? std::numeric_limits<float>::quiet_NaN() : random.Uniform();
+  }
+  return 0.0f;
+}
+
+OpResult RunTopK(Scores scores, int64_t n, int64_t k, const OpTable& table, uint64_t seed,
+                 void* scratch) {
+  RandomValues random(seed);
+  const GuardedArray<float> values(n);
+  for (int64_t i = 0; i < n; ++i) values[i] = ScoreOf(scores, i, random);
+  const GuardedArray<int32_t> positions(std::min(n, k));
+  const int64_t count = table.top_k(
+      {.scores = values.data(), .n = n, .k = k, .positions = positions.data(), .scratch = scratch});
+  OpResult result;
+  if (count != std::min(n, k)) result.fault = Text("returned ", count);
+  result.Append(positions.data(), std::min(n, k));
+  if (!positions.intact()) result.fault = "wrote before the positions";
+  return result;
+}
+
+void AddTopK(std::vector<OpCase>* cases) {
+  struct Shape {
+    int64_t n, k;
+  };
+  std::vector<Shape> shapes = {{0, 1},       {1, 1},      {2, 1},   {3, 2},       {5, 5},
+                               {4, 5},       {64, 63},    {65, 64}, {255, 16},    {256, 255},
+                               {257, 100},   {258, 1},    {100, 0}, {2048, 2048}, {2049, 2048},
+                               {5000, 2048}, {5000, 4999}};
+  const auto add = [&](Scores scores, int64_t n, int64_t k) {
+    OpCase out;
+    out.op = "top_k";
+    out.name = Text("top_k n=", n, " k=", k, " ", NameOf(scores));
+    out.work = n;
+    out.run = [=](const OpTable& table, uint64_t seed, void* scratch) {
+      return RunTopK(scores, n, k, table, seed, scratch);
+    };
+    cases->push_back(std::move(out));
+  };
+  for (int kind = 0; kind <= static_cast<int>(Scores::kSomeNan); ++kind) {
+    for (const Shape& s : shapes) add(static_cast<Scores>(kind), s.n, s.k);
+  }
+  add(Scores::kRandom, 160000, 2048);
+  add(Scores::kFewValues, 160000, 2048);
+  // More equal scores than the list of candidates in scratch holds.
+  add(Scores::kEqual, 1200000, 2048);
+  add(Scores::kFewValues, 1200000, 1100000);
+}
+
+}  // namespace
+
+void AddIndexerCases(std::vector<OpCase>* cases) {
+  AddScores(cases);
+  AddTopK(cases);
+}
+
+}  // namespace causeway

@@ -1,0 +1,166 @@
+// The op set over thread teams: the same bits for every number of threads.
+#include "kernels/op_set.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "kernels/cpu/isa.h"
+#include "kernels/op_data.h"
+
+namespace causeway {
+namespace {
+
+constexpr uint64_t kSeed = 77;
+constexpr int kTeams[] = {1, 2, 3};
+
+// Rows below and above the number from which a product is cut by rows for 2 and 3 threads
+// (192 each), one short of a cut, and none.
+constexpr int64_t kRowCounts[] = {0, 1, 5, 63, 64, 65, 384, 577, 700};
+
+using Bytes = std::vector<uint8_t>;
+
+// What `run` writes to out [rows, cols] of `type` with a team of each size; all must be the same.
+template <typename Run>
+Bytes SameForAllTeams(const std::string& what, DType type, int64_t rows, int64_t cols, Run run) {
+  Bytes first;
+  for (const int size : kTeams) {
+    ThreadTeam team(size);
+    const ScopedFlushDenormals flush;
+    const OpSet ops(*SupportedTables()[0], team);
+    RandomValues random(kSeed);
+    const OutputMatrix out(type, rows, cols, cols + 3, random);
+    Arena arena;
+    run(ops, arena, Rows{out.data(), type, rows, cols, cols + 3});
+    OpResult result;
+    out.Collect(&result);
+    EXPECT_EQ(result.fault, "") << what << " with " << size << " threads";
+    Bytes bytes(result.bits.size() * 4);
+    if (!bytes.empty()) std::memcpy(bytes.data(), result.bits.data(), bytes.size());
+    if (size == 1) first = bytes;
+    EXPECT_TRUE(bytes == first) << what << " with " << size << " threads";
+  }
+  return first;
+}
+
+TEST(OpSet, ProductsHaveTheSameBitsForEveryNumberOfThreads) {
+  RandomValues random(kSeed);
+  constexpr int64_t kN = 150;
+  constexpr int64_t kK = 96;
+  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8}) {
+    const Weight weight = RandomWeight(type, kN, kK, SegmentsFor(type, kK), random);
+    const DType x_type = type == DType::kF32 ? DType::kF32 : DType::kBf16;
+    for (const int64_t rows : kRowCounts) {
+      const GuardedBytes x = RandomArray(x_type, rows * kK, random);
+      const Rows in = Rows::Dense(x.data(), x_type, rows, kK);
+      for (const DType out_type : {DType::kF32, DType::kBf16}) {
+        const std::string what = Text(NameOf(type), " to ", NameOf(out_type), ", ", rows, " rows");
+        const Bytes whole = SameForAllTeams(Text("Linear ", what), out_type, rows, kN,
+                                            [&](const OpSet& ops, Arena& arena, const Rows& out) {
+                                              ops.Linear(ops.Prepare(in, type, arena), weight, out);
+                                            });
+        const Bytes panels = SameForAllTeams(Text("LinearPanels ", what), out_type, rows, kN,
+                                             [&](const OpSet& ops, Arena& arena, const Rows& out) {
+                                               const Activation a = ops.Prepare(in, type, arena);
+                                               ops.LinearPanels(a, weight, 1, 3, out);
+                                               ops.LinearPanels(a, weight, 1, 1, out);
+                                               ops.LinearPanels(a, weight, 0, 1, out);
+                                             });
+        EXPECT_TRUE(panels == whole) << what;
+      }
+      SameForAllTeams(
+          Text("AddLinear ", NameOf(type), " ", rows), DType::kF32, rows, kN,
+          [&](const OpSet& ops, Arena& arena, const Rows& out) {
+            const View<float, 2> view(static_cast<float*>(out.data), {rows, kN}, {out.stride, 1});
+            ops.AddLinear(ops.Prepare(in, type, arena), weight, view);
+          });
+    }
+  }
+}
+
+TEST(OpSet, ASliceOfAnActivationGivesTheRowsOfTheWhole) {
+  RandomValues random(kSeed);
+  constexpr int64_t kRows = 40;
+  constexpr int64_t kK = 30;
+  for (const DType type : {DType::kF32, DType::kI8}) {
+    const Weight weight = RandomWeight(type, 20, kK, 1, random);
+    const GuardedBytes x = RandomArray(DType::kF32, kRows * kK, random);
+    ThreadTeam team(2);
+    const ScopedFlushDenormals flush;
+    const OpSet ops(*SupportedTables()[0], team);
+    Arena arena;
+    const Activation all = ops.Prepare(Rows::Dense(x.data(), DType::kF32, kRows, kK), type, arena);
+    const View<float, 2> whole = arena.Floats(kRows, 20);
+    const View<float, 2> part = arena.Floats(17, 20);
+    ops.Linear(all, weight, Rows::Of(whole));
+    ops.Linear(all.Slice(11, 28), weight, Rows::Of(part));
+    EXPECT_EQ(std::memcmp(whole.row(11), part.data(), 17 * 20 * sizeof(float)), 0) << NameOf(type);
+  }
+}
+
+TEST(OpSet, RowOperationsHaveTheSameBitsForEveryNumberOfThreads) {
+  RandomValues random(kSeed);
+  constexpr int64_t kCols = 96;
+  for (const int64_t rows : kRowCounts) {
+    const GuardedBytes values = RandomArray(DType::kF32, rows * kCols, random);
+    const GuardedBytes weight = RandomArray(DType::kF32, kCols, random);
+    const GuardedBytes table = RandomArray(DType::kF32, 10 * 8, random);
+    const GuardedArray<int32_t> positions(rows);
+    for (int32_t& position : positions) position = static_cast<int32_t>(random.Below(10));
+    const View<const float, 2> x(static_cast<const float*>(values.data()), {rows, kCols});
+    const auto* w = static_cast<const float*>(weight.data());
+    const auto* cos = static_cast<const float*>(table.data());
+    for (const DType type : {DType::kF32, DType::kBf16}) {
+      const std::string what = Text(NameOf(type), ", ", rows, " rows");
+      SameForAllTeams(
+          Text("RmsNorm ", what), type, rows, kCols,
+          [&](const OpSet& ops, Arena&, const Rows& out) { ops.RmsNorm(x, w, 1e-6f, out); });
+      SameForAllTeams(
+          Text("LayerNorm ", what), type, rows, kCols,
+          [&](const OpSet& ops, Arena&, const Rows& out) { ops.LayerNorm(x, w, w, 1e-6f, out); });
+      SameForAllTeams(Text("Rotate ", what), type, rows, kCols,
+                      [&](const OpSet& ops, Arena&, const Rows& out) {
+                        ops.Rotate(x, 4, 8, true, {cos, cos, 16}, positions.data(), out);
+                      });
+      SameForAllTeams(Text("SiluMul ", what), type, rows, kCols / 2,
+                      [&](const OpSet& ops, Arena&, const Rows& out) { ops.SiluMul(x, out); });
+    }
+  }
+}
+
+TEST(OpSet, EveryItemRunsOnceWithScratchOfItsWorker) {
+  for (const int size : kTeams) {
+    ThreadTeam team(size);
+    const OpSet ops(kGenericOps, team);
+    std::vector<std::atomic<int>> runs(100);
+    std::vector<std::atomic<int>> busy(static_cast<size_t>(size));
+    ops.ForEachWorker(100, [&](int64_t item, int worker, void* scratch) {
+      EXPECT_EQ(busy[static_cast<size_t>(worker)]++, 0) << "two items share a worker's scratch";
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(scratch) % 64, 0u);
+      std::memset(scratch, worker, kScratchBytes);
+      ++runs[static_cast<size_t>(item)];
+      --busy[static_cast<size_t>(worker)];
+    });
+    for (const auto& run : runs) EXPECT_EQ(run.load(), 1);
+  }
+}
+
+TEST(OpSetDeathTest, NamesShapesThatDoNotFit) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  ThreadTeam team(1);
+  const OpSet ops(kGenericOps, team);
+  const Weight weight(DType::kF32, 20, 8);
+  Arena arena;
+  const View<float, 2> x = arena.Floats(3, 9);
+  const View<float, 2> out = arena.Floats(3, 20);
+  const Activation wrong_depth{Rows::Of(x)};
+  EXPECT_DEATH(ops.Linear(wrong_depth, weight, Rows::Of(out)),
+               "float32\\[3,9\\] times float32\\[20,8\\]");
+  const Activation good{Rows::Of(arena.Floats(3, 8))};
+  EXPECT_DEATH(ops.Linear(good, weight, Rows::Of(x)), "3x9 for 3x20");
+  EXPECT_DEATH(ops.LinearPanels(good, weight, 0, 2, Rows::Of(out)), "0 2");
+}
+
+}  // namespace
+}  // namespace causeway

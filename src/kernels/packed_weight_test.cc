@@ -1,0 +1,106 @@
+#include "kernels/packed_weight.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "base/bf16.h"
+#include "kernels/op_data.h"
+
+namespace causeway {
+namespace {
+
+// Where GemmArgs puts W[j, k], written from its text.
+int64_t ExpectedIndex(DType type, int64_t n, int64_t depth, int64_t j, int64_t k) {
+  const int64_t g = type == DType::kF32 ? 1 : type == DType::kBf16 ? 2 : 4;
+  const int64_t rounded = (depth + g - 1) / g * g;
+  const int64_t panel = j / 64;
+  const bool last = panel == n / 64;
+  const int64_t width = last ? (n % 64 + 15) / 16 * 16 : 64;
+  return panel * 64 * rounded + k / g * width * g + j % 64 * g + k % g;
+}
+
+TEST(Weight, PacksEveryElementWhereTheFormatSaysAndZerosElsewhere) {
+  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8}) {
+    for (const int64_t n : {1, 16, 17, 64, 70, 128, 150}) {
+      for (const int64_t k : {2, 6, 64}) {
+        std::vector<float> rows;
+        for (int64_t i = 0; i < n * k; ++i) rows.push_back(static_cast<float>(i % 120 + 1));
+        std::vector<int8_t> codes(rows.begin(), rows.end());
+        const std::vector<float> scale(static_cast<size_t>(n), 0.5f);
+        Weight weight(type, n, k);
+        // In two parts, the later one first.
+        const int64_t split = n / 2;
+        for (const auto& [begin, count] : {std::pair{split, n - split}, {int64_t{0}, split}}) {
+          if (type == DType::kI8) {
+            weight.PackRows(begin, count, codes.data() + begin * k, scale.data());
+          } else {
+            weight.PackRows(begin, count, rows.data() + begin * k);
+          }
+        }
+        std::vector<float> expected(static_cast<size_t>(PackedBytes(type, n, k) / SizeOf(type)));
+        for (int64_t j = 0; j < n; ++j) {
+          for (int64_t i = 0; i < k; ++i) {
+            const float value = rows[static_cast<size_t>(j * k + i)];
+            expected[static_cast<size_t>(ExpectedIndex(type, n, k, j, i))] = value;
+            ASSERT_EQ(weight.At(j, i), value) << NameOf(type) << " [" << j << "," << i << "]";
+          }
+        }
+        OpResult packed;
+        packed.Append(type, weight.packed(), static_cast<int64_t>(expected.size()));
+        EXPECT_EQ(packed.values, expected) << NameOf(type) << " " << n << "x" << k;
+      }
+    }
+  }
+}
+
+TEST(Weight, RoundsToBf16ToNearestEven) {
+  Weight weight(DType::kBf16, 1, 2);
+  const float row[] = {1.00390625f, 1.01171875f};
+  weight.PackRows(0, 1, row);
+  EXPECT_EQ(weight.At(0, 0), 1.0f);
+  EXPECT_EQ(weight.At(0, 1), 1.015625f);
+}
+
+TEST(Weight, KeepsScalesAndSumsOfInt8Rows) {
+  Weight weight(DType::kI8, 2, 5);
+  const int8_t rows[] = {1, -2, 3, 127, -127, -127, -127, -127, -127, -127};
+  const float scale[] = {0.25f, 3.0f};
+  weight.PackRows(0, 2, rows, scale);
+  EXPECT_EQ(weight.scale()[0], 0.25f);
+  EXPECT_EQ(weight.scale()[1], 3.0f);
+  EXPECT_EQ(weight.sum()[0], 2);
+  EXPECT_EQ(weight.sum()[1], -635);
+  EXPECT_EQ(weight.At(1, 4), -127.0f);
+  EXPECT_EQ(weight.bytes(), PackedBytes(DType::kI8, 2, 5) + 16);
+}
+
+TEST(Weight, TakesAsMuchMemoryAsItsPaddedPanels) {
+  EXPECT_EQ(PackedBytes(DType::kF32, 64, 3), 64 * 3 * 4);
+  EXPECT_EQ(PackedBytes(DType::kBf16, 70, 5), 80 * 6 * 2);  // the example of GemmArgs
+  EXPECT_EQ(PackedBytes(DType::kI8, 1, 1), 16 * 4);
+  EXPECT_TRUE(Weight().empty());
+}
+
+TEST(SegmentsFor, IsTheLargestPowerOfTwoUpTo32ThatCutsKEvenly) {
+  EXPECT_EQ(SegmentsFor(DType::kF32, 2048), 32);
+  EXPECT_EQ(SegmentsFor(DType::kF32, 48), 16);
+  EXPECT_EQ(SegmentsFor(DType::kF32, 7), 1);
+  EXPECT_EQ(SegmentsFor(DType::kBf16, 32), 16);  // runs of two
+  EXPECT_EQ(SegmentsFor(DType::kBf16, 2), 1);
+  EXPECT_EQ(SegmentsFor(DType::kI8, 4096), 1);  // exact in any order
+}
+
+TEST(WeightDeathTest, RefusesDepthsThatItsTypeOrSegmentsCannotCut) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(Weight(DType::kBf16, 4, 5), "even k, not 5");
+  EXPECT_DEATH(Weight(DType::kBf16, 4, 6, 2), "6 in 2 segments");
+  EXPECT_DEATH(Weight(DType::kF32, 4, 6, 4), "6 in 4 segments");
+  EXPECT_DEATH(Weight(DType::kF32, 4, 6, 3), "3");
+  Weight weight(DType::kF32, 4, 6);
+  const float rows[12] = {};
+  EXPECT_DEATH(weight.PackRows(3, 2, rows), "3 \\+ 2");
+}
+
+}  // namespace
+}  // namespace causeway
