@@ -246,10 +246,13 @@ TEST_P(EngineTest, TheQueueTakesAsManyWaitingRequestsAsItSaysBesideTheRunningOne
   const Status full = engine.Submit(third.request());
   EXPECT_EQ(full.code(), StatusCode::kUnavailable);
   EXPECT_EQ(full.message(), "the queue is full: 2 requests are waiting");
-  engine.Cancel("second");  // makes room
+  engine.Cancel("first");
+  engine.Cancel("second");
   running.Release();
-  ASSERT_TRUE(second.WaitForFinish());
   ASSERT_TRUE(first.WaitForFinish());
+  ASSERT_TRUE(second.WaitForFinish());
+  ASSERT_TRUE(running.WaitForFinish());
+  // Both gave their places back.
   EXPECT_TRUE(engine.Submit(third.request()).ok());
   ASSERT_TRUE(third.WaitForFinish());
   EXPECT_EQ(third.result().reason, FinishReason::kLength);

@@ -1,5 +1,7 @@
 // The format of V3.2, which the Python encoder published with the weights defines. Texts between
 // quotes are what the model was trained on: not a byte may change.
+#include <cstdint>
+
 #include "base/check.h"
 #include "text/chat_render.h"
 
@@ -84,32 +86,20 @@ StatusOr<std::string> CallText(const ToolCall& call) {
   return text;
 }
 
-// The messages that the model sees. While thinking the published encoder drops, of what lies before
-// the last user or developer message, the reasoning (written nowhere) and the developer messages.
-struct Conversation {
-  std::vector<size_t> kept;  // indices of messages
-  size_t last_user = 0;      // index of the message, or one past the end: none
-
-  Conversation(const std::vector<ChatMessage>& messages, bool thinking) {
-    const auto is_user = [&](size_t i) {
-      return messages[i].role == "user" || messages[i].role == "developer";
-    };
-    last_user = messages.size();
-    for (size_t i = 0; i < messages.size(); ++i)
-      if (is_user(i)) last_user = i;
-    for (size_t i = 0; i < messages.size(); ++i)
-      if (!(thinking && messages[i].role == "developer" && i < last_user)) kept.push_back(i);
-  }
-  bool AfterLastUser(size_t i, const std::vector<ChatMessage>& messages) const {
-    return last_user == messages.size() || i > last_user;
-  }
-};
+// Index of the last user or developer message; -1: none.
+int64_t LastUser(const std::vector<ChatMessage>& messages) {
+  int64_t last = -1;
+  for (size_t i = 0; i < messages.size(); ++i)
+    if (messages[i].role == "user" || messages[i].role == "developer")
+      last = static_cast<int64_t>(i);
+  return last;
+}
 
 }  // namespace
 
 StatusOr<std::string> RenderV32(const std::vector<ChatMessage>& messages,
                                 const ChatOptions& options) {
-  const Conversation conversation(messages, options.thinking);
+  const int64_t last_user = LastUser(messages);
   CAUSEWAY_ASSIGN_OR_RETURN(const std::string options_text, OptionsText(options));
   std::string text(kBos);
   // Tools and schema belong to the first message if that can hold them, else to an empty system
@@ -118,9 +108,10 @@ StatusOr<std::string> RenderV32(const std::vector<ChatMessage>& messages,
   if (own_holder) text += options_text;
   size_t results_left = 0;  // of the calls of the last assistant message
   size_t results = 0;       // how many those calls have in all
-  for (const size_t i : conversation.kept) {
+  for (size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
-    const bool after_last_user = conversation.AfterLastUser(i, messages);
+    // Reasoning is written, and asked for, only after the last user message.
+    const bool after_last_user = static_cast<int64_t>(i) > last_user;
     const std::string_view holds = i == 0 && !own_holder ? options_text : std::string_view();
     if (message.role == "system") {
       text += message.content;
@@ -135,7 +126,7 @@ StatusOr<std::string> RenderV32(const std::vector<ChatMessage>& messages,
       }
       text += message.content;
       text += kAssistant;
-      text += options.thinking && i == conversation.last_user ? kThink : kEndThink;
+      text += options.thinking && static_cast<int64_t>(i) == last_user ? kThink : kEndThink;
     } else if (message.role == "assistant") {
       if (options.thinking && after_last_user) {
         if (message.reasoning_content.empty() && message.tool_calls.empty())
