@@ -1,6 +1,7 @@
 // The regular expressions of pre-tokenisers, with the meaning they have in Hugging Face tokenizers.
 #pragma once
 
+#define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
 #include <cstddef>
