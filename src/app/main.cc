@@ -2,8 +2,25 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <string>
 
 #include "app/command.h"
+
+namespace {
+
+// CLI11 only says that a command is missing.
+bool KnowsCommand(const CLI::App& app, const std::string& name) {
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands(nullptr)) {
+    if (command->get_name() == name) return true;
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  std::fprintf(stderr, "causeway: error: there is no command '%s'; expected one of %s\n",
+               name.c_str(), names.c_str());
+  return false;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Causeway: inference server for DeepSeek V3 / V3.2 with context-parallel prefill",
@@ -18,6 +35,7 @@ int main(int argc, char** argv) {
   causeway::AddBench(app, run);
   causeway::AddMakeModel(app, run);
   causeway::AddDemo(app, run);
+  if (argc > 1 && argv[1][0] != '-' && !KnowsCommand(app, argv[1])) return 2;
   CLI11_PARSE(app, argc, argv);
   try {
     const causeway::Status status = run();

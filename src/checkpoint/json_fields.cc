@@ -1,5 +1,6 @@
 #include "checkpoint/json_fields.h"
 
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/json_text.h"

@@ -8,6 +8,8 @@ namespace {
 constexpr const char* kSupported =
     "\"fp8\" (e4m3 in blocks), \"compressed-tensors\" (int8 W8A8) or \"w8a8_int8\"";
 
+constexpr const char* kNotStatic = "static activation scales are not supported";
+
 // Demands that an optional field has one value.
 void DemandString(JsonFields& fields, const std::string& key, const std::string& value,
                   const std::string& why) {
@@ -25,7 +27,7 @@ void ReadFp8(JsonFields& quant, ModelConfig& config) {
   constexpr int64_t kLargestBlock = 65536;
   config.quant_method = QuantMethod::kFp8Block;
   DemandString(quant, "fmt", "e4m3", "");
-  DemandString(quant, "activation_scheme", "dynamic", "static activation scales are not supported");
+  DemandString(quant, "activation_scheme", "dynamic", kNotStatic);
   if (const std::string format = quant.String("scale_fmt", "float");
       format != "float" && format != "ue8m0")
     quant.Refuse("scale_fmt", "\"ue8m0\" or \"float\"");
@@ -58,7 +60,7 @@ void ReadGroup(JsonFields group) {
   JsonFields inputs = group.Object("input_activations");
   if (inputs.Integer("num_bits", 1, 64) != 8) inputs.Refuse("num_bits", Text("8: ", kInt8));
   DemandString(inputs, "type", "int", kInt8);
-  DemandBoolean(inputs, "dynamic", true, false, "static activation scales are not supported");
+  DemandBoolean(inputs, "dynamic", true, false, kNotStatic);
   if (inputs.String("strategy") != "token")
     inputs.Refuse("strategy", "\"token\": activations get one scale per token");
   DemandBoolean(inputs, "symmetric", true, true, "zero points are not supported");
@@ -93,7 +95,8 @@ void ReadQuantConfig(JsonFields& model, ModelConfig& config) {
     ReadCompressedTensors(quant, config);
   } else if (method == "w8a8_int8") {
     config.quant_method = QuantMethod::kInt8;
-    DemandBoolean(quant, "is_dynamic", true, true, "static activation scales are not supported");
+    DemandBoolean(quant, "is_dynamic", true, true, kNotStatic);
+    DemandString(quant, "activation_scheme", "dynamic", kNotStatic);
   } else {
     quant.Refuse("quant_method", kSupported);
   }

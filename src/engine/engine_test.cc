@@ -22,6 +22,7 @@ struct HostSetup {
   int fault_rank = -1;
   Fault fault = {};
   int64_t collective_timeout_ms = kWaitMs;
+  int64_t watchdog_timeout_ms = kWaitMs;
 };
 
 std::unique_ptr<ModelHost> LoadHost(const HostSetup& setup) {
@@ -31,6 +32,7 @@ std::unique_ptr<ModelHost> LoadHost(const HostSetup& setup) {
   options.max_total_tokens = setup.total_tokens;
   options.ranks.layout.cp = setup.cp;
   options.ranks.collective_timeout_ms = setup.collective_timeout_ms;
+  options.ranks.watchdog_timeout_ms = setup.watchdog_timeout_ms;
   if (setup.fault_rank >= 0) {
     options.ranks.wrap_communicator = [setup](std::unique_ptr<Communicator> comm) {
       if (comm->rank() != setup.fault_rank) return comm;
@@ -244,10 +246,13 @@ TEST_P(EngineTest, TheQueueTakesAsManyWaitingRequestsAsItSaysBesideTheRunningOne
   const Status full = engine.Submit(third.request());
   EXPECT_EQ(full.code(), StatusCode::kUnavailable);
   EXPECT_EQ(full.message(), "the queue is full: 2 requests are waiting");
-  engine.Cancel("second");  // makes room
+  engine.Cancel("first");
+  engine.Cancel("second");
   running.Release();
-  ASSERT_TRUE(second.WaitForFinish());
   ASSERT_TRUE(first.WaitForFinish());
+  ASSERT_TRUE(second.WaitForFinish());
+  ASSERT_TRUE(running.WaitForFinish());
+  // Both gave their places back.
   EXPECT_TRUE(engine.Submit(third.request()).ok());
   ASSERT_TRUE(third.WaitForFinish());
   EXPECT_EQ(third.result().reason, FinishReason::kLength);
@@ -435,6 +440,26 @@ TEST_P(EngineTest, EveryRequestTakenAroundAFailureGetsExactlyOneAnswer) {
   for (size_t i = 0; i < clients.size(); ++i) {
     EXPECT_EQ(clients[i]->finishes(), taken[i] ? 1 : 0) << "request " << i;
   }
+  EXPECT_FALSE(engine.healthy());
+}
+
+TEST_P(EngineTest, AStepBeyondTheWatchdogEndsAtItsNextCollectiveWithAnError) {
+  HostSetup setup = Ranks();
+  setup.fault_rank = setup.cp - 1;
+  // Late at a collective of the first step, and from then on.
+  setup.fault = {.kind = Fault::Kind::kDelay, .from = 1, .delay_ms = 500};
+  setup.watchdog_timeout_ms = 100;
+  const auto host = LoadHost(setup);
+  Engine engine(*host, {});
+  Client client = MakeClient("client", 20, 50);
+  ASSERT_TRUE(engine.Submit(client.request()).ok());
+  ASSERT_TRUE(client.WaitForFinish());
+  EXPECT_EQ(client.result().reason, FinishReason::kError);
+  const std::string message = client.result().status.message();
+  EXPECT_NE(message.find("was aborted: the step exceeded --watchdog-timeout of 0.1 s"),
+            std::string::npos)
+      << message;
+  EXPECT_TRUE(client.tokens().empty());
   EXPECT_FALSE(engine.healthy());
 }
 

@@ -49,6 +49,8 @@ Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
     workers_[rank]->Start(batch, slices_[rank], output);
   }
   const Deadline watchdog = Deadline::AfterMs(options_.watchdog_timeout_ms);
+  const std::string exceeded = Text("the step exceeded --watchdog-timeout of ",
+                                    1e-3 * static_cast<double>(options_.watchdog_timeout_ms), " s");
   Status first;
   bool late = false;
   for (size_t rank = 0; rank < workers_.size(); ++rank) {
@@ -57,8 +59,7 @@ Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
       // Collectives end by themselves now; a rank that computes for ever can't be stopped from
       // outside, so the process ends.
       late = true;
-      workers_[rank]->Abort(Text("the step exceeded --watchdog-timeout of ",
-                                 options_.watchdog_timeout_ms / 1000, " s"));
+      workers_[rank]->Abort(exceeded);
       status = workers_[rank]->Finish(Deadline::AfterMs(kAbortGraceMs));
       if (!status.has_value()) {
         std::fprintf(stderr, "causeway: rank %zu does not end its step; ending the process\n",
@@ -69,8 +70,7 @@ Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
     if (first.ok() && !status->ok()) first = *status;
   }
   if (first.ok() && late) {
-    first = InternalError(Text("the step exceeded --watchdog-timeout of ",
-                               options_.watchdog_timeout_ms / 1000, " s"));
+    first = InternalError(exceeded);
   }
   return first;
 }

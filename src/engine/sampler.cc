@@ -24,31 +24,39 @@ bool MoreLikely(const Candidate& a, const Candidate& b) {
   return a.probability != b.probability ? a.probability > b.probability : a.token < b.token;
 }
 
-// Cuts the candidates to the top_k most likely and then to top_p of what is left, most likely
-// first.
+// The smallest number of most likely candidates whose sum reaches `wanted`; puts these first, most
+// likely first. Sorts only as many as it takes: mostly a few hundred of a hundred thousand.
+size_t CountUpTo(double wanted, std::vector<Candidate>& candidates) {
+  for (size_t sorted = 256;; sorted *= 8) {
+    const size_t limit = std::min(sorted, candidates.size());
+    const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(limit);
+    std::partial_sort(candidates.begin(), end, candidates.end(), MoreLikely);
+    double sum = 0.0;
+    for (size_t i = 0; i < limit; ++i) {
+      sum += candidates[i].probability;
+      if (sum >= wanted) return i + 1;
+    }
+    if (limit == candidates.size()) return limit;
+  }
+}
+
+// Cuts the candidates to the top_k most likely, then to top_p of what is left, then by min_p.
 void Truncate(const SamplingParams& params, std::vector<Candidate>& candidates) {
-  const bool by_count = params.top_k > 0 && params.top_k < static_cast<int64_t>(candidates.size());
-  if (!by_count && params.top_p >= 1.0 && params.min_p <= 0.0) return;
-  if (by_count) {
+  if (params.top_k > 0 && params.top_k < static_cast<int64_t>(candidates.size())) {
     const auto end = candidates.begin() + params.top_k;
     std::partial_sort(candidates.begin(), end, candidates.end(), MoreLikely);
     candidates.erase(end, candidates.end());
-  } else {
-    std::sort(candidates.begin(), candidates.end(), MoreLikely);
   }
-  double total = 0.0;
-  for (const Candidate& c : candidates) total += c.probability;
   if (params.top_p < 1.0) {
-    double before = 0.0;
-    size_t kept = 0;
-    while (kept < candidates.size() && before <= params.top_p * total) {
-      before += candidates[kept++].probability;
-      if (before >= params.top_p * total) break;
-    }
-    candidates.resize(std::max<size_t>(kept, 1));
+    double total = 0.0;
+    for (const Candidate& c : candidates) total += c.probability;
+    candidates.resize(CountUpTo(params.top_p * total, candidates));
   }
-  const double least = params.min_p * candidates.front().probability;
-  while (candidates.size() > 1 && candidates.back().probability < least) candidates.pop_back();
+  if (params.min_p > 0.0) {
+    // The largest is exp(0), and stays.
+    const double least = std::min(params.min_p, 1.0);
+    std::erase_if(candidates, [&](const Candidate& c) { return c.probability < least; });
+  }
 }
 
 }  // namespace

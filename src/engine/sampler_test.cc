@@ -138,6 +138,21 @@ TEST(Sampler, CutsKeepExactlyWhatTheirDefinitionsSay) {
   }
 }
 
+TEST(Sampler, ATopPOfThousandsOfTokensKeepsExactlyTheMostLikely) {
+  // 4096 tokens of one probability each 2^-13, behind one of 1/2: top_p 0.75 keeps 2048 of them.
+  std::vector<float> logits(4097, 0.0f);
+  logits[4000] = static_cast<float>(std::log(4096.0));
+  SamplingParams params = Params(1.0);
+  params.top_p = 0.75 - 1e-6;
+  std::set<int32_t> seen;
+  for (int64_t position = 0; position < 1000; ++position) {
+    seen.insert(TokenOf(logits, params, position));
+  }
+  EXPECT_EQ(*seen.rbegin(), 4000);
+  EXPECT_LT(*std::next(seen.rbegin()), 2048);
+  EXPECT_GT(*std::next(seen.rbegin()), 2000);
+}
+
 TEST(Sampler, EqualTokensAtACutAreKeptByLowerId) {
   SamplingParams params = Params(1.0);
   params.top_k = 2;

@@ -74,10 +74,11 @@ void AddPackHead(std::vector<OpCase>* cases) {
 
 // --- attention -----------------------------------------------------------------------------------
 
-// Outputs are averages of values below 1. f32: exp differs by 2e-7, products by their rounding.
-// bf16: the output's own rounding, and a weight that falls on the other side of a rounding border.
-Tolerance AttentionTolerance(DType type) {
-  return type == DType::kBf16 ? Tolerance{0x1p-12, 0x1p-7} : Tolerance{4e-6, 0};
+// Outputs are averages of values below 1. f32: exp differs by 2e-7, products by their rounding, and
+// a score of about `sharpness` by its own. bf16: the output's rounding, and a weight that falls on
+// the other side of a rounding border.
+Tolerance AttentionTolerance(DType type, float sharpness) {
+  return type == DType::kBf16 ? Tolerance{0x1p-12, 0x1p-7} : Tolerance{4e-6 + 2e-7 * sharpness, 0};
 }
 
 struct DenseCase {
@@ -134,7 +135,7 @@ void Add(const DenseCase& c, std::vector<OpCase>* cases) {
   out.work = c.m * (c.first_position + kPage) * (c.key_dim + c.value_dim);
   out.exact = false;
   out.fused = c.type == DType::kF32;
-  out.tolerance = AttentionTolerance(c.type);
+  out.tolerance = AttentionTolerance(c.type, c.sharpness);
   out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
     return Run(c, table, seed, scratch);
   };
@@ -246,7 +247,7 @@ void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
   out.work = c.heads * c.count * (2 * c.latent + c.rope);
   out.exact = false;
   out.fused = c.type == DType::kF32;
-  out.tolerance = AttentionTolerance(c.type);
+  out.tolerance = AttentionTolerance(c.type, c.sharpness);
   out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
     return Run(c, table, seed, scratch);
   };

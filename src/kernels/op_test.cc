@@ -1,6 +1,9 @@
 // Every table against the reference, and against each other, on the cases of op_cases.h.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
@@ -44,6 +47,30 @@ class Failures {
   std::string least_;
 };
 
+// Names the running case when it touches memory that is not its own (guarded_array.h), and lets the
+// fault end the program as it would have.
+class FaultReport {
+ public:
+  FaultReport() {
+    struct sigaction action {};
+    action.sa_handler = [](int signal) {
+      if (write(STDERR_FILENO, running_, std::strlen(running_)) < 0) return;
+      sigaction(signal, &before_, nullptr);  // the faulting instruction runs again
+    };
+    sigaction(SIGSEGV, &action, &before_);
+  }
+  ~FaultReport() { sigaction(SIGSEGV, &before_, nullptr); }
+  void Running(const OpCase& c, const OpTable& table) const {
+    std::snprintf(running_, sizeof(running_), "read or wrote outside its memory: %s: %s\n",
+                  table.name, c.name.c_str());
+  }
+
+ private:
+  // For the signal handler, which takes no arguments.
+  static inline struct sigaction before_;
+  static inline char running_[512];
+};
+
 class Ops : public testing::TestWithParam<std::string> {
  protected:
   std::vector<OpCase> Cases() const {
@@ -53,10 +80,12 @@ class Ops : public testing::TestWithParam<std::string> {
     return cases;
   }
   OpResult Run(const OpCase& c, const OpTable& table, uint64_t seed) const {
+    fault_report_.Running(c, table);
     OpResult result = c.run(table, seed, scratch_.data());
     if (!scratch_.intact()) result.fault = "wrote before scratch";
     return result;
   }
+  const FaultReport fault_report_;
   const GuardedBytes scratch_{kScratchBytes};
   const ScopedFlushDenormals flush_;  // as every thread that computes
 };

@@ -35,12 +35,12 @@ void FaultCommunicator::DoWait(CollectiveName name, Deadline deadline) {
 }
 
 void FaultCommunicator::DoAbort(const std::string& reason) {
+  inner_->Abort(reason);  // first, so that this is the reason and not what the woken rank throws
   {
     const std::lock_guard lock(mutex_);
     aborted_ = true;
   }
   wake_.notify_all();
-  inner_->Abort(reason);
 }
 
 }  // namespace causeway

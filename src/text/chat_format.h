@@ -28,6 +28,9 @@ struct ChatOptions {
   bool thinking = false;
   std::vector<std::string> tools;  // each a JSON object {"name", "description", "parameters"}
   std::string response_schema;     // JSON text; V3.2 only; empty: none
+  // The conversation may end with the assistant's message and is rendered whole, with no place for
+  // another reply (to score or compare texts).
+  bool finished = false;
 };
 
 // "v3", "v3.1", "v3.2" to the format; an error lists the names.

@@ -1,0 +1,163 @@
+// The inside of HttpServer: the io thread's loop and its connections. Only the server's own files
+// include this, since Asio takes long to compile.
+#pragma once
+
+#include <utility>  // Asio 1.74 needs it and does not include it
+
+#include <atomic>
+#include <boost/asio.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <deque>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "net/http_route.h"
+#include "net/http_server.h"
+
+namespace causeway {
+
+// Where other threads leave tasks for the io thread.
+class IoExecutor::Mailbox {
+ public:
+  explicit Mailbox(boost::asio::io_context& io) : io_(&io) {}
+
+  void Post(std::function<void()> task);
+  void BindToThisThread() { thread_.store(std::this_thread::get_id()); }
+  bool OnIoThread() const { return std::this_thread::get_id() == thread_.load(); }
+  // Tasks are dropped from now on.
+  void Close();
+
+ private:
+  std::mutex mutex_;
+  boost::asio::io_context* io_;  // guarded by mutex_; null after Close
+  std::atomic<std::thread::id> thread_{};
+};
+
+// One client. Used on the io thread only.
+class HttpConnection {
+ public:
+  HttpConnection(HttpCore& core, boost::asio::ip::tcp::socket socket, std::string peer);
+
+  // Reads requests; with a `refusal`, answers 503 with that text instead.
+  void Start(const std::string& refusal);
+  void CheckDeadlines(Deadline::Clock::time_point now);
+  void Close();          // at once
+  void CloseWhenIdle();  // at once if nothing is owed, else after the answer under way
+
+  // What HttpResponder says about the exchange under way.
+  void Send(HttpResponse response);
+  void Begin(const HttpResponse& head);
+  void Write(std::string data);
+  void End();
+  void Abandon();
+  void OnClose(std::function<void()> gone) { on_close_ = std::move(gone); }
+
+ private:
+  enum class State { kReading, kExchange, kLingering, kClosed };
+
+  boost::asio::awaitable<void> ReadLoop();
+  boost::asio::awaitable<void> WriteLoop();
+  void Spawn(boost::asio::awaitable<void> loop);
+
+  // Feeds the parser as far as the state allows.
+  void ProcessInput();
+  // One request's header is there: false if it has been refused.
+  bool AcceptHeader();
+  void Dispatch();
+  void Refuse(int status, const std::string& message, std::vector<HttpHeader> headers = {});
+  void RefuseParse(const boost::system::error_code& error);
+
+  bool KeepAlive() const;
+  void Queue(std::string bytes);
+  void QueueResponse(const HttpResponse& response, bool with_body);
+  void FinishExchange();
+  // No more requests: flush, then wait for the client to close.
+  void Linger();
+
+  HttpCore& core_;
+  boost::asio::ip::tcp::socket socket_;
+  const std::string peer_;
+  State state_ = State::kReading;
+  int loops_ = 0;  // coroutines that still refer to this
+  bool read_ended_ = false;
+  Deadline::Clock::time_point read_deadline_;
+  Deadline::Clock::time_point write_deadline_;
+
+  // Input.
+  boost::beast::flat_buffer input_;
+  std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  RouteMatch match_;
+  HttpTarget target_;
+  boost::asio::steady_timer resume_;  // cancelled when reading may go on
+  bool processing_ = false;
+
+  // The exchange under way, or the request being read.
+  uint64_t exchange_ = 0;  // 0: none
+  bool client_keep_alive_ = false;
+  bool head_only_ = false;
+  bool version_11_ = true;
+  bool begun_ = false;
+  std::function<void()> on_close_;
+
+  // Output.
+  std::deque<std::string> output_;
+  size_t queued_bytes_ = 0;  // in output_ and in the write under way
+  bool writing_ = false;
+};
+
+// The io thread and all that it owns.
+class HttpCore {
+ public:
+  HttpCore(const HttpServerOptions& options, std::vector<HttpRoute> routes);
+  ~HttpCore();
+
+  // From the owner's thread.
+  Status Listen();
+  int port() const { return acceptor_.local_endpoint().port(); }
+  void StartThread();
+  void StopAccepting();
+  bool Stop(Deadline deadline);
+  const IoExecutor& executor() const { return executor_; }
+
+  // On the io thread.
+  const HttpServerOptions& options() const { return options_; }
+  const std::vector<HttpRoute>& routes() const { return routes_; }
+  boost::asio::io_context& io() { return io_; }
+  bool draining() const { return draining_; }  // answers end their connections
+  HttpResponse RenderError(int status, const std::string& message) const;
+  uint64_t AddExchange(HttpConnection* connection);
+  void RemoveExchange(uint64_t exchange) { exchanges_.erase(exchange); }
+  HttpConnection* Find(uint64_t exchange) const;  // null: its connection has ended
+  void Remove(HttpConnection* connection);
+
+ private:
+  boost::asio::awaitable<void> AcceptLoop();
+  boost::asio::awaitable<void> SweepLoop();
+  void Accept(boost::asio::ip::tcp::socket socket);
+  void Drain();
+
+  const HttpServerOptions options_;
+  const std::vector<HttpRoute> routes_;
+  boost::asio::io_context io_{1};
+  boost::asio::ip::tcp::acceptor acceptor_{io_};
+  boost::asio::steady_timer sweep_{io_};
+  bool draining_ = false;
+  bool stopping_ = false;
+  uint64_t last_exchange_ = 0;
+  std::unordered_map<HttpConnection*, std::unique_ptr<HttpConnection>> connections_;
+  std::unordered_map<uint64_t, HttpConnection*> exchanges_;
+  const std::shared_ptr<IoExecutor::Mailbox> mailbox_ = std::make_shared<IoExecutor::Mailbox>(io_);
+  const IoExecutor executor_{mailbox_};
+  std::promise<void> ended_;
+  std::future<void> has_ended_ = ended_.get_future();
+  std::thread thread_;
+};
+
+}  // namespace causeway

@@ -1,0 +1,377 @@
+#include "server/openai_request.h"
+
+#include <algorithm>
+#include <random>
+
+#include "server/field_reader.h"
+
+namespace causeway {
+namespace {
+
+constexpr int64_t kDefaultCompletionTokens = 16;
+constexpr int64_t kMaxStops = 16;
+constexpr int64_t kMaxChoicesPerPrompt = 128;
+constexpr int64_t kMaxLogprobs = 20;
+constexpr int64_t kMaxStopTokens = 1024;
+constexpr double kMaxTemperature = 100;
+constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+
+uint64_t RandomSeed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+// One parse: the fields of the request in groups, the first error kept.
+class Parser {
+ public:
+  Parser(Endpoint endpoint, const Json& json, const ServedModel& model, FirstError& error)
+      : model_(model), error_(error), fields_(json, "", error) {
+    out_.endpoint = endpoint;
+  }
+
+  OpenAiRequest Run() {
+    const bool chat = out_.endpoint == Endpoint::kChat;
+    ReadModel();
+    ReadSampling();
+    ReadStop();
+    ReadStream();
+    if (chat) {
+      ReadChat();
+    } else {
+      ReadCompletion();
+    }
+    RefuseUnsupported();
+    fields_.Finish();
+    if (error_.ok()) CheckLength();
+    if (error_.ok()) ChooseSeeds();
+    return std::move(out_);
+  }
+
+ private:
+  void ReadModel() {
+    std::string name;
+    if (fields_.String("model", name) && name != model_.name) {
+      error_.Set({.http_status = 404,
+                  .message = Text("there is no model ", DescribeJson(Json(name)),
+                                  "; this server has ", Dump(Json(model_.name))),
+                  .param = "model",
+                  .code = "model_not_found"});
+    }
+  }
+
+  void ReadSampling() {
+    SamplingParams& sampling = out_.sampling;
+    fields_.Number("temperature", {.max = kMaxTemperature}, sampling.temperature);
+    fields_.Number("top_p", {.max = 1, .above_min = true}, sampling.top_p);
+    fields_.Integer("top_k", -1, kNoLimit, sampling.top_k);
+    fields_.Number("min_p", {.max = 1}, sampling.min_p);
+    fields_.Integer("min_tokens", 0, kNoLimit, sampling.min_new_tokens);
+    fields_.Bool("ignore_eos", sampling.ignore_eos);
+    fields_.Integer("n", 1, kMaxChoicesPerPrompt, out_.n);
+    int64_t seed = 0;
+    seed_given_ = fields_.Integer("seed", std::numeric_limits<int64_t>::min(), kNoLimit, seed);
+    seed_ = static_cast<uint64_t>(seed);
+    max_tokens_given_ = fields_.Integer("max_tokens", 1, kNoLimit, sampling.max_new_tokens);
+    if (out_.endpoint == Endpoint::kChat) {
+      int64_t newer = 0;
+      if (fields_.Integer("max_completion_tokens", 1, kNoLimit, newer)) {
+        if (max_tokens_given_ && newer != sampling.max_new_tokens) {
+          fields_.Fail("max_tokens",
+                       Text("max_tokens is ", sampling.max_new_tokens,
+                            " and max_completion_tokens is ", newer, "; send one of them"));
+        }
+        sampling.max_new_tokens = newer;
+        max_tokens_given_ = true;
+        max_tokens_name_ = "max_completion_tokens";
+      }
+    }
+  }
+
+  void ReadStop() {
+    if (const Json* stop = fields_.Any("stop"); stop != nullptr) {
+      const Json list = stop->is_array() ? *stop : Json::array({*stop});
+      if (list.size() > kMaxStops) {
+        fields_.Fail("stop", Text("stop has ", list.size(), " strings; at most ", kMaxStops,
+                                  " are allowed"));
+        return;
+      }
+      for (const Json& one : list) {
+        if (!one.is_string() || one.get_ref<const std::string&>().empty()) {
+          fields_.Fail("stop", Text("stop holds ", DescribeJson(one),
+                                    "; expected strings that are not empty"));
+          return;
+        }
+        out_.stop.push_back(one.get<std::string>());
+      }
+    }
+    if (const Json* ids = fields_.Any("stop_token_ids"); ids != nullptr) {
+      if (!ids->is_array() || ids->size() > kMaxStopTokens) {
+        fields_.Fail("stop_token_ids",
+                     Text("stop_token_ids is ", DescribeJson(*ids), "; expected a list of at most ",
+                          kMaxStopTokens, " token ids"));
+        return;
+      }
+      out_.sampling.stop_token_ids = ReadTokens(*ids, "stop_token_ids", "stop_token_ids");
+    }
+  }
+
+  void ReadStream() {
+    fields_.Bool("stream", out_.stream);
+    const Json* options = fields_.Any("stream_options");
+    if (options == nullptr) return;
+    if (!out_.stream) fields_.Fail("stream_options", "stream_options needs \"stream\": true");
+    FieldReader reader(*options, "stream_options", error_);
+    reader.Bool("include_usage", out_.include_usage);
+    reader.NeutralOnly("continuous_usage_stats", {false});
+    reader.NeutralOnly("include_obfuscation", {false});
+    reader.Finish();
+  }
+
+  // Ids of the model's vocabulary. `where` is for messages, "prompt[3]".
+  std::vector<int32_t> ReadTokens(const Json& list, std::string_view field,
+                                  const std::string& where) {
+    std::vector<int32_t> out;
+    out.reserve(list.size());
+    for (const Json& id : list) {
+      if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
+          id.get<int64_t>() >= model_.vocab_size) {
+        fields_.Fail(field, Text(where, "[", out.size(), "] is ", DescribeJson(id),
+                                 "; expected a token id 0 to ", model_.vocab_size - 1));
+        return {};
+      }
+      out.push_back(id.get<int32_t>());
+    }
+    return out;
+  }
+
+  std::vector<int32_t> EncodePrompt(const std::string& text) const {
+    std::vector<int32_t> ids = model_.tokenizer.Encode(text);
+    if (model_.bos_token >= 0 && (ids.empty() || ids.front() != model_.bos_token)) {
+      ids.insert(ids.begin(), model_.bos_token);
+    }
+    return ids;
+  }
+
+  // One string or one list of ids.
+  void AddPrompt(const Json& prompt, const std::string& where, bool echo) {
+    std::vector<int32_t> ids;
+    std::string text;
+    if (prompt.is_string()) {
+      text = prompt.get<std::string>();
+      ids = EncodePrompt(text);
+    } else if (prompt.is_array()) {
+      ids = ReadTokens(prompt, "prompt", where);
+      if (echo) text = model_.tokenizer.Decode(ids);
+    } else {
+      fields_.Fail("prompt", Text(where, " is ", DescribeJson(prompt),
+                                  "; expected a string or a list of token ids"));
+    }
+    if (ids.empty()) fields_.Fail("prompt", Text(where, " is empty"));
+    out_.prompts.push_back(std::move(ids));
+    if (echo) out_.echo.push_back(std::move(text));
+  }
+
+  void ReadCompletion() {
+    bool echo = false;
+    fields_.Bool("echo", echo);
+    if (fields_.Integer("logprobs", 0, kMaxLogprobs, out_.sampling.logprobs) && echo) {
+      fields_.Fail("echo", "echo together with logprobs is not supported yet",
+                   "unsupported_parameter");
+    }
+    const Json* prompt = fields_.Any("prompt");
+    if (prompt == nullptr) {
+      fields_.Fail("prompt", "prompt is missing");
+      return;
+    }
+    const bool list = prompt->is_array() && !prompt->empty() &&
+                      (prompt->front().is_string() || prompt->front().is_array());
+    const auto count = list ? static_cast<int64_t>(prompt->size()) : 1;
+    if (count * out_.n > model_.max_choices) {
+      fields_.Fail("prompt",
+                   Text("the request has ", count, " prompts with n ", out_.n, " each; at most ",
+                        model_.max_choices, " answers to one request are allowed"));
+    }
+    if (!error_.ok()) return;  // before the work of tokenising
+    if (!list) {
+      AddPrompt(*prompt, "prompt", echo);
+      return;
+    }
+    for (const Json& one : *prompt) {
+      AddPrompt(one, Text("prompt[", out_.prompts.size(), "]"), echo);
+      if (!error_.ok()) return;
+    }
+  }
+
+  void ReadChat() {
+    bool logprobs = false;
+    int64_t top = 0;
+    fields_.Bool("logprobs", logprobs);
+    if (fields_.Integer("top_logprobs", 0, kMaxLogprobs, top) && top > 0 && !logprobs) {
+      fields_.Fail("top_logprobs", "top_logprobs needs \"logprobs\": true");
+    }
+    if (logprobs) out_.sampling.logprobs = top;
+    ReadThinking();
+    const Json* messages = fields_.Any("messages");
+    if (messages == nullptr || !messages->is_array() || messages->empty()) {
+      fields_.Fail("messages", messages == nullptr
+                                   ? "messages is missing"
+                                   : Text("messages is ", DescribeJson(*messages),
+                                          "; expected a list with at least one message"));
+      return;
+    }
+    if (out_.n > model_.max_choices) {
+      fields_.Fail("n", Text("n is ", out_.n, "; at most ", model_.max_choices,
+                             " answers to one request are allowed"));
+    }
+    const std::vector<ChatMessage> parsed = ParseMessages(*messages, error_);
+    if (!error_.ok()) return;
+    ChatOptions options;
+    options.thinking = out_.thinking;
+    StatusOr<std::string> text = RenderChat(model_.chat_format, parsed, options);
+    if (!text.ok()) {
+      fields_.Fail("messages", text.status().message());
+      return;
+    }
+    out_.prompts.push_back(model_.tokenizer.Encode(*text));
+    if (out_.prompts.front().empty()) fields_.Fail("messages", "the prompt has no tokens");
+  }
+
+  // "thinking": true, {"type": "enabled"} as DeepSeek's own API, or in chat_template_kwargs as vLLM
+  // and SGLang.
+  void ReadThinking() {
+    if (const Json* thinking = fields_.Any("thinking"); thinking != nullptr) {
+      if (thinking->is_object()) {
+        FieldReader reader(*thinking, "thinking", error_);
+        std::string type;
+        if (!reader.String("type", type) || (type != "enabled" && type != "disabled")) {
+          reader.Fail("type", "thinking.type must be \"enabled\" or \"disabled\"");
+        }
+        reader.Finish();
+        out_.thinking = type == "enabled";
+      } else {
+        fields_.Bool("thinking", out_.thinking);
+      }
+    }
+    fields_.Bool("enable_thinking", out_.thinking);
+    if (const Json* kwargs = fields_.Any("chat_template_kwargs"); kwargs != nullptr) {
+      FieldReader reader(*kwargs, "chat_template_kwargs", error_);
+      reader.Bool("thinking", out_.thinking);
+      reader.Bool("enable_thinking", out_.thinking);
+      reader.Finish();
+    }
+  }
+
+  // Fields of OpenAI, SGLang and vLLM that are known and not supported yet, with the values that
+  // ask for nothing; and those that no answer depends on.
+  void RefuseUnsupported() {
+    fields_.Ignore({"user", "metadata", "store", "service_tier", "safety_identifier",
+                    "prompt_cache_key", "prompt_cache_retention"});
+    fields_.NeutralOnly("presence_penalty", {0});
+    fields_.NeutralOnly("frequency_penalty", {0});
+    fields_.NeutralOnly("repetition_penalty", {1});
+    fields_.NeutralOnly("length_penalty", {1});
+    fields_.NeutralOnly("logit_bias", {Json::object()});
+    fields_.NeutralOnly("response_format", {Json{{"type", "text"}}});
+    fields_.NeutralOnly("skip_special_tokens", {true});
+    fields_.NeutralOnly("spaces_between_special_tokens", {true});
+    fields_.NeutralOnly("include_stop_str_in_output", {false});
+    fields_.NeutralOnly("no_stop_trim", {false});
+    fields_.NeutralOnly("add_special_tokens", {out_.endpoint == Endpoint::kCompletions});
+    fields_.NeutralOnly("use_beam_search", {false});
+    fields_.NeutralOnly("return_hidden_states", {false});
+    for (const char* name : {"regex", "ebnf", "json_schema", "structural_tag", "stop_regex",
+                             "lora_path", "logits_processors", "truncate_prompt_tokens"}) {
+      fields_.NeutralOnly(name);
+    }
+    if (out_.endpoint == Endpoint::kCompletions) {
+      fields_.NeutralOnly("suffix", {""});
+      fields_.NeutralOnly("best_of", {out_.n});
+      return;
+    }
+    fields_.Ignore({"parallel_tool_calls"});
+    fields_.NeutralOnly("tools", {Json::array()});
+    fields_.NeutralOnly("tool_choice", {"none", "auto"});
+    fields_.NeutralOnly("functions", {Json::array()});
+    fields_.NeutralOnly("function_call", {"none", "auto"});
+    fields_.NeutralOnly("reasoning_effort", {"none"});
+    fields_.NeutralOnly("separate_reasoning", {true});
+    fields_.NeutralOnly("stream_reasoning", {true});
+    fields_.NeutralOnly("modalities", {Json::array({"text"})});
+    fields_.NeutralOnly("verbosity", {"medium"});
+    fields_.NeutralOnly("add_generation_prompt", {true});
+    fields_.NeutralOnly("continue_final_message", {false});
+    for (const char* name : {"audio", "prediction", "web_search_options", "chat_template"}) {
+      fields_.NeutralOnly(name);
+    }
+  }
+
+  void CheckLength() {
+    SamplingParams& sampling = out_.sampling;
+    const bool chat = out_.endpoint == Endpoint::kChat;
+    int64_t longest = 0;
+    for (const auto& prompt : out_.prompts) {
+      longest = std::max(longest, static_cast<int64_t>(prompt.size()));
+    }
+    if (longest >= model_.context_length) {
+      fields_.Fail(chat ? "messages" : "prompt",
+                   Text("the prompt has ", longest, " tokens, which leaves no room for an answer; ",
+                        "the context length is ", model_.context_length),
+                   "context_length_exceeded");
+      return;
+    }
+    const int64_t left = model_.context_length - longest;
+    if (!max_tokens_given_) {
+      sampling.max_new_tokens = chat ? left : std::min(left, kDefaultCompletionTokens);
+    }
+    // Compared with what is left: the sum could overflow.
+    if (sampling.max_new_tokens > left) {
+      fields_.Fail(max_tokens_name_,
+                   Text("the prompt has ", longest, " tokens and ", max_tokens_name_, " is ",
+                        sampling.max_new_tokens, "; the context length is ", model_.context_length,
+                        ", so that ", max_tokens_name_, " can be at most ", left),
+                   "context_length_exceeded");
+    }
+    if (sampling.min_new_tokens > sampling.max_new_tokens) {
+      fields_.Fail("min_tokens", Text("min_tokens is ", sampling.min_new_tokens, ", more than ",
+                                      max_tokens_name_, ", ", sampling.max_new_tokens));
+    }
+  }
+
+  // A seed s gives the choices s, s + 1, ... of every prompt, so that a batch answers as the
+  // requests one by one.
+  void ChooseSeeds() {
+    for (size_t prompt = 0; prompt < out_.prompts.size(); ++prompt) {
+      for (int64_t i = 0; i < out_.n; ++i) {
+        out_.seeds.push_back(seed_given_ ? seed_ + static_cast<uint64_t>(i) : RandomSeed());
+      }
+    }
+  }
+
+  const ServedModel& model_;
+  FirstError& error_;
+  FieldReader fields_;
+  OpenAiRequest out_;
+  bool seed_given_ = false;
+  uint64_t seed_ = 0;
+  bool max_tokens_given_ = false;
+  std::string max_tokens_name_ = "max_tokens";
+};
+
+}  // namespace
+
+const char* PathOf(Endpoint endpoint) {
+  return endpoint == Endpoint::kChat ? "/v1/chat/completions" : "/v1/completions";
+}
+
+std::optional<ApiError> ParseOpenAiRequest(Endpoint endpoint, std::string_view body,
+                                           const ServedModel& model, OpenAiRequest& out) {
+  StatusOr<Json> json = ParseOrderedJson(body, "the request's body");
+  if (!json.ok()) return ToApiError(json.status());
+  FirstError error;
+  OpenAiRequest request = Parser(endpoint, *json, model, error).Run();
+  if (!error.ok()) return error.get();
+  out = std::move(request);
+  return std::nullopt;
+}
+
+}  // namespace causeway

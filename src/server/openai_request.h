@@ -1,0 +1,56 @@
+// What OpenAI's clients send, checked and made token ids.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/request.h"
+#include "server/api_error.h"
+#include "server/field_reader.h"
+#include "server/json.h"
+#include "text/chat_format.h"
+#include "text/tokenizer.h"
+
+namespace causeway {
+
+// What requests are checked against. The tokenizer must outlive it.
+struct ServedModel {
+  std::string name;
+  const Tokenizer& tokenizer;
+  ChatFormat chat_format = ChatFormat::kV3;
+  int64_t context_length = 0;  // prompt and answer, in tokens
+  int64_t vocab_size = 0;      // ids of prompts are below this
+  int32_t bos_token = -1;      // before a text prompt that does not start with it; -1: none
+  int64_t max_choices = 512;   // prompts x n of one request
+};
+
+enum class Endpoint { kCompletions, kChat };
+const char* PathOf(Endpoint endpoint);  // "/v1/completions"
+
+struct OpenAiRequest {
+  Endpoint endpoint = Endpoint::kCompletions;
+  std::vector<std::vector<int32_t>> prompts;  // one for chat
+  std::vector<std::string> echo;              // per prompt, its text; empty unless asked for
+  SamplingParams sampling;                    // logprobs >= 0 also for a bare "logprobs": true
+  std::vector<uint64_t> seeds;                // [prompt * n + i]
+  std::vector<std::string> stop;
+  int64_t n = 1;
+  bool thinking = false;
+  bool stream = false;
+  bool include_usage = false;  // stream_options
+
+  size_t choices() const { return seeds.size(); }
+};
+
+// `max_tokens` is 16 for completions and what the context leaves for chat, if not given. Sets
+// `out`, or returns the first thing that is wrong.
+std::optional<ApiError> ParseOpenAiRequest(Endpoint endpoint, std::string_view body,
+                                           const ServedModel& model, OpenAiRequest& out);
+
+// The messages of a chat, for `RenderChat`.
+std::vector<ChatMessage> ParseMessages(const Json& messages, FirstError& error);
+
+}  // namespace causeway

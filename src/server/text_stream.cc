@@ -1,0 +1,69 @@
+#include "server/text_stream.h"
+
+#include <algorithm>
+
+namespace causeway {
+namespace {
+
+constexpr const char* kThinkEnd = "</think>";
+
+}  // namespace
+
+int64_t CountCharacters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
+}
+
+TextStream::TextStream(const Tokenizer& tokenizer, Options options)
+    : tokenizer_(tokenizer),
+      min_tokens_(options.min_tokens),
+      detokenizer_(tokenizer),
+      stop_(std::move(options.stop)),
+      think_end_({kThinkEnd}),
+      in_reasoning_(options.reasoning) {}
+
+TextPiece TextStream::Push(int32_t token) {
+  ++tokens_;
+  if (in_reasoning_) ++reasoning_tokens_;
+  TextPiece out;
+  // In some tokenizers </think> is a special token, which has no text.
+  if (in_reasoning_ && tokenizer_.IsSpecial(token) && tokenizer_.TokenBytes(token) == kThinkEnd) {
+    out.reasoning = think_end_.Flush();
+    in_reasoning_ = false;
+    return out;
+  }
+  std::string text = detokenizer_.Push(token);
+  characters_ += CountCharacters(text);
+  if (tokens_ > min_tokens_) text = stop_.Push(text);
+  return Divide(std::move(text));
+}
+
+TextPiece TextStream::Flush() {
+  if (stopped()) {
+    // The text before the stop string may have ended like the start of </think>.
+    return {.reasoning = in_reasoning_ ? think_end_.Flush() : "", .content = {}};
+  }
+  std::string text = detokenizer_.Flush();
+  characters_ += CountCharacters(text);
+  text = stop_.Push(text);
+  if (!stopped()) text += stop_.Flush();
+  TextPiece out = Divide(std::move(text));
+  if (in_reasoning_) out.reasoning += think_end_.Flush();
+  return out;
+}
+
+TextPiece TextStream::Divide(std::string text) {
+  returned_characters_ += CountCharacters(text);
+  TextPiece out;
+  if (!in_reasoning_) {
+    out.content = std::move(text);
+    return out;
+  }
+  out.reasoning = think_end_.Push(text);
+  if (think_end_.matched()) {
+    in_reasoning_ = false;
+    out.content = think_end_.rest();
+  }
+  return out;
+}
+
+}  // namespace causeway

@@ -1,0 +1,64 @@
+// One answer's tokens to the text that its client gets.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "server/string_matcher.h"
+#include "text/detokenizer.h"
+#include "text/tokenizer.h"
+
+namespace causeway {
+
+// Text of an answer, divided as DeepSeek divides it: reasoning up to </think>, then the content.
+struct TextPiece {
+  std::string reasoning;
+  std::string content;
+  bool empty() const { return reasoning.empty() && content.empty(); }
+};
+
+// Never returns half a character, and no text that may turn out to be a stop string.
+class TextStream {
+ public:
+  struct Options {
+    std::vector<std::string> stop = {};  // the answer ends before the first of them
+    int64_t min_tokens = 0;              // tokens before this count don't stop
+    bool reasoning = false;              // the answer starts inside <think>
+  };
+  // `tokenizer` must outlive this.
+  TextStream(const Tokenizer& tokenizer, Options options);
+
+  // Not to be called once stopped.
+  TextPiece Push(int32_t token);
+  // What was held back, at the end of the answer.
+  TextPiece Flush();
+
+  bool stopped() const { return stop_.matched(); }  // a stop string has come
+  int64_t tokens() const { return tokens_; }
+  int64_t reasoning_tokens() const { return reasoning_tokens_; }
+  // Complete characters of the answer so far, held back ones included.
+  int64_t characters() const { return characters_; }
+  // The same after a stop: those before the stop string.
+  int64_t returned_characters() const { return returned_characters_; }
+
+ private:
+  // Divides text that is free of stop strings.
+  TextPiece Divide(std::string text);
+
+  const Tokenizer& tokenizer_;
+  const int64_t min_tokens_;
+  Detokenizer detokenizer_;
+  StringMatcher stop_;
+  StringMatcher think_end_;
+  bool in_reasoning_;
+  int64_t tokens_ = 0;
+  int64_t reasoning_tokens_ = 0;
+  int64_t characters_ = 0;
+  int64_t returned_characters_ = 0;
+};
+
+// Characters (code points) of valid UTF-8.
+int64_t CountCharacters(std::string_view text);
+
+}  // namespace causeway
