@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,23 @@ struct CollectiveName {
   int32_t layer = -1;  // -1: outside the layers
 };
 std::string NameOf(CollectiveName name);  // "kv_exchange of layer 3"; "logits_exchange"
+
+// What Exchange moves between this rank and one peer. Zero bytes travel nowhere.
+struct Outgoing {
+  const void* data = nullptr;
+  int64_t bytes = 0;
+};
+struct Incoming {
+  void* data = nullptr;
+  int64_t bytes = 0;
+};
+
+// What the exchanges of one operation have sent so far.
+struct Traffic {
+  std::string operation;
+  int64_t calls = 0;
+  int64_t bytes = 0;  // sent to peers; what a rank sends to itself does not count
+};
 
 // One rank's end of a group. Used by that rank's thread only. Public methods check, keep the
 // deadline and compare the digest of (operation, layer, size) between ranks in debug builds;
@@ -40,6 +58,16 @@ class Communicator {
     Wait(name);
   }
 
+  // Sends to[i] to peer i and receives from[i] from it, for all peers at once; to[rank()] is copied
+  // to from[rank()]. Both spans have size() entries, and both sides know every size: a peer that
+  // sends or expects another one is named in the error. On return all incoming bytes are there and
+  // nobody reads the outgoing ones any more; neither may be touched in between. Not inside a split
+  // barrier. It orders nothing else: it need not be a barrier where no bytes travel.
+  void Exchange(CollectiveName name, std::span<const Outgoing> to, std::span<const Incoming> from);
+
+  // By operation, in the order of their first exchange.
+  const std::vector<Traffic>& traffic() const { return traffic_; }
+
   // Makes every present and later collective of the group throw StepFailed with this reason. From
   // any thread.
   void Abort(const std::string& reason);
@@ -51,12 +79,16 @@ class Communicator {
  private:
   virtual void DoArrive(CollectiveName name) = 0;
   virtual void DoWait(CollectiveName name, Deadline deadline) = 0;
+  // The entries at rank() are done with already.
+  virtual void DoExchange(CollectiveName name, std::span<const Outgoing> to,
+                          std::span<const Incoming> from, Deadline deadline) = 0;
   virtual void DoAbort(const std::string& reason) = 0;
 
   const int rank_;
   const int size_;
   const int64_t timeout_ms_;
   bool arrived_ = false;
+  std::vector<Traffic> traffic_;
 };
 
 // A group of `size` ranks that are threads of this process: spin, then yield, then sleep.

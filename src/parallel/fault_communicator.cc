@@ -12,26 +12,36 @@ FaultCommunicator::FaultCommunicator(std::unique_ptr<Communicator> inner, Fault 
       inner_(std::move(inner)),
       fault_(fault) {}
 
-void FaultCommunicator::DoArrive(CollectiveName name) {
+bool FaultCommunicator::Begin(CollectiveName name) {
   ++count_;
-  if (Active(Fault::Kind::kNeverArrive)) return;
   if (Active(Fault::Kind::kThrow)) {
     throw StepFailed(Text("rank ", rank(), ": injected fault in ", NameOf(name)));
   }
   if (Active(Fault::Kind::kDelay)) {
     std::this_thread::sleep_for(std::chrono::milliseconds(fault_.delay_ms));
   }
-  inner_->Arrive(name);
+  return !Active(Fault::Kind::kNeverArrive);
 }
 
-void FaultCommunicator::DoWait(CollectiveName name, Deadline deadline) {
-  if (!Active(Fault::Kind::kNeverArrive)) {
-    inner_->Wait(name);
-    return;
-  }
+void FaultCommunicator::Hang(CollectiveName name, Deadline deadline) {
   std::unique_lock lock(mutex_);
   wake_.wait_until(lock, deadline.at(), [this] { return aborted_; });
   throw StepFailed(Text("rank ", rank(), ": injected fault: never arrived in ", NameOf(name)));
+}
+
+void FaultCommunicator::DoArrive(CollectiveName name) {
+  if (Begin(name)) inner_->Arrive(name);
+}
+
+void FaultCommunicator::DoWait(CollectiveName name, Deadline deadline) {
+  if (Active(Fault::Kind::kNeverArrive)) Hang(name, deadline);
+  inner_->Wait(name);
+}
+
+void FaultCommunicator::DoExchange(CollectiveName name, std::span<const Outgoing> to,
+                                   std::span<const Incoming> from, Deadline deadline) {
+  if (!Begin(name)) Hang(name, deadline);
+  inner_->Exchange(name, to, from);
 }
 
 void FaultCommunicator::DoAbort(const std::string& reason) {

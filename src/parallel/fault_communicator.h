@@ -14,9 +14,9 @@ namespace causeway {
 struct Fault {
   enum class Kind {
     kNone,
-    kDelay,        // every arrival is late by delay_ms
+    kDelay,        // every arrival and every exchange is late by delay_ms
     kNeverArrive,  // the rank hangs: it holds its thread until Abort or its own deadline
-    kThrow,        // the arrival throws StepFailed
+    kThrow,        // the arrival or exchange throws StepFailed
   };
   Kind kind = Kind::kNone;
   int64_t from = 0;
@@ -31,13 +31,18 @@ class FaultCommunicator : public Communicator {
  private:
   void DoArrive(CollectiveName name) override;
   void DoWait(CollectiveName name, Deadline deadline) override;
+  void DoExchange(CollectiveName name, std::span<const Outgoing> to, std::span<const Incoming> from,
+                  Deadline deadline) override;
   void DoAbort(const std::string& reason) override;
 
   bool Active(Fault::Kind kind) const { return fault_.kind == kind && count_ > fault_.from; }
+  // What a fault does at the start of a collective; false where the rank never arrives.
+  bool Begin(CollectiveName name);
+  [[noreturn]] void Hang(CollectiveName name, Deadline deadline);
 
   const std::unique_ptr<Communicator> inner_;
   const Fault fault_;
-  int64_t count_ = 0;  // arrivals so far, this one included
+  int64_t count_ = 0;  // collectives so far, this one included
   std::mutex mutex_;
   std::condition_variable wake_;
   bool aborted_ = false;  // guarded by mutex_

@@ -1,5 +1,5 @@
-// A group whose ranks are threads of this process. Data needs no moving: it lies in shared memory,
-// and a collective is a barrier in two phases.
+// A group whose ranks are threads of this process. Data mostly needs no moving: it lies in shared
+// memory, and a collective is a barrier in two phases. An exchange copies between two barriers.
 #include <sched.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -7,12 +7,16 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string_view>
+#include <thread>
 
 #include "base/check.h"
 #include "parallel/communicator.h"
+#include "parallel/mismatch.h"
 
 namespace causeway {
 namespace {
@@ -28,15 +32,20 @@ void Pause() {
 #endif
 }
 
-// Ranks count their collectives; round n is complete when every rank's count has passed n.
+enum class Kind : uint8_t { kBarrier, kOffer, kTaken };
+
+// Ranks count their barriers, of which an exchange is two; round n is complete when every rank's
+// count has passed n.
 class Group {
  public:
-  explicit Group(int size) : arrivals_(static_cast<size_t>(size)) {}
+  explicit Group(int size) : arrivals_(static_cast<size_t>(size)), offers_(arrivals_.size()) {}
 
-  void Arrive(int rank, CollectiveName name) {
+  // `kind` tells a barrier from the two phases of an exchange.
+  void Arrive(int rank, CollectiveName name, Kind kind) {
     Arrival& mine = arrivals_[static_cast<size_t>(rank)];
     const uint64_t round = mine.count.load(std::memory_order_relaxed) + 1;
     mine.name[round % 2] = name;
+    mine.kind[round % 2] = kind;
     // This rank's writes before are visible to who sees the new count. Sequentially consistent, as
     // are the look at sleepers_ here and both of them in Sleep: either the sleeper sees the count
     // or this rank sees the sleeper.
@@ -47,7 +56,7 @@ class Group {
     }
   }
 
-  void Wait(int rank, CollectiveName name, Deadline deadline) {
+  void Wait(int rank, CollectiveName name, Kind kind, Deadline deadline) {
     const uint64_t round =
         arrivals_[static_cast<size_t>(rank)].count.load(std::memory_order_relaxed);
     int missing = 0;
@@ -63,7 +72,34 @@ class Group {
       }
     }
     CheckAborted(rank, name);
-    CheckNames(rank, name, round);
+    CheckNames(rank, name, kind, round);
+  }
+
+  void Exchange(int rank, CollectiveName name, std::span<const Outgoing> to,
+                std::span<const Incoming> from, Deadline deadline) {
+    Offer& mine = offers_[static_cast<size_t>(rank)];
+    CheckAborted(rank, name);
+    if (mine.withdrawn.load(std::memory_order_relaxed)) {
+      throw StepFailed(Text("rank ", rank, ": ", NameOf(name), " follows an exchange that failed"));
+    }
+    mine.to.assign(to.begin(), to.end());
+    mine.from.assign(from.begin(), from.end());
+    try {
+      Arrive(rank, name, Kind::kOffer);
+      Wait(rank, name, Kind::kOffer, deadline);
+      CheckSizes(rank, name);
+      for (size_t peer = 0; peer < offers_.size(); ++peer) {
+        if (static_cast<int>(peer) != rank) Copy(rank, name, peer, from[peer]);
+      }
+      Arrive(rank, name, Kind::kTaken);
+      Wait(rank, name, Kind::kTaken, deadline);
+    } catch (const StepFailed&) {
+      // The caller may free what it offered as soon as this has left, so wait for those who are in
+      // the middle of a copy of it; nobody begins one any more.
+      mine.withdrawn.store(true, std::memory_order_seq_cst);
+      while (mine.readers.load(std::memory_order_seq_cst) > 0) std::this_thread::yield();
+      throw;
+    }
   }
 
   void Abort(const std::string& reason) {
@@ -81,7 +117,47 @@ class Group {
     // Of round n in name[n % 2]: a rank is at most one round ahead of a rank that still reads,
     // since it can't complete round n + 1 before that one has arrived there.
     CollectiveName name[2];
+    Kind kind[2] = {};
   };
+
+  // What a rank gives and wants in its present exchange. Written before its first phase and read
+  // between the two.
+  struct Offer {
+    std::vector<Outgoing> to;
+    std::vector<Incoming> from;
+    std::atomic<int> readers{0};  // ranks that copy from it now
+    std::atomic<bool> withdrawn{false};
+  };
+
+  void CheckSizes(int rank, CollectiveName name) const {
+    const Offer& mine = offers_[static_cast<size_t>(rank)];
+    for (size_t peer = 0; peer < offers_.size(); ++peer) {
+      if (static_cast<int>(peer) == rank) continue;
+      const Offer& theirs = offers_[peer];
+      CheckPeerSizes({.name = name,
+                      .rank = rank,
+                      .peer = static_cast<int>(peer),
+                      .sent = theirs.to[static_cast<size_t>(rank)].bytes,
+                      .expected = mine.from[peer].bytes,
+                      .peer_expected = theirs.from[static_cast<size_t>(rank)].bytes,
+                      .given = mine.to[peer].bytes});
+    }
+  }
+
+  void Copy(int rank, CollectiveName name, size_t peer, const Incoming& piece) {
+    if (piece.bytes == 0) return;
+    Offer& theirs = offers_[peer];
+    theirs.readers.fetch_add(1, std::memory_order_seq_cst);
+    const bool withdrawn = theirs.withdrawn.load(std::memory_order_seq_cst);
+    if (!withdrawn) {
+      std::memcpy(piece.data, theirs.to[static_cast<size_t>(rank)].data,
+                  static_cast<size_t>(piece.bytes));
+    }
+    theirs.readers.fetch_sub(1, std::memory_order_seq_cst);
+    if (!withdrawn) return;
+    CheckAborted(rank, name);
+    throw StepFailed(Text("rank ", rank, ": ", NameOf(name), ": rank ", peer, " gave it up"));
+  }
 
   // `missing` remembers the first rank not seen yet, so that a wait looks at each rank once.
   bool Complete(uint64_t round, int& missing) const {
@@ -122,19 +198,17 @@ class Group {
 
   // Ranks that meet in different operations have taken different branches: a bug that must be named
   // and not hang.
-  void CheckNames(int rank, CollectiveName name, uint64_t round) const {
+  void CheckNames(int rank, CollectiveName name, Kind kind, uint64_t round) const {
     for (size_t other = 0; other < arrivals_.size(); ++other) {
       const CollectiveName& theirs = arrivals_[other].name[round % 2];
-      if (theirs.layer == name.layer &&
-          std::string_view(theirs.operation) == std::string_view(name.operation)) {
-        continue;
-      }
-      throw StepFailed(
-          Text("rank ", rank, " is in ", NameOf(name), ", rank ", other, " in ", NameOf(theirs)));
+      const Kind their_kind = arrivals_[other].kind[round % 2];
+      CheckSameCall({rank, name, kind != Kind::kBarrier},
+                    {static_cast<int>(other), theirs, their_kind != Kind::kBarrier});
     }
   }
 
   std::vector<Arrival> arrivals_;
+  std::vector<Offer> offers_;
   std::atomic<int> sleepers_{0};
   std::atomic<bool> aborted_{false};
   std::mutex mutex_;
@@ -148,9 +222,13 @@ class ThreadsCommunicator : public Communicator {
       : Communicator(rank, size, timeout_ms), group_(std::move(group)) {}
 
  private:
-  void DoArrive(CollectiveName name) override { group_->Arrive(rank(), name); }
+  void DoArrive(CollectiveName name) override { group_->Arrive(rank(), name, Kind::kBarrier); }
   void DoWait(CollectiveName name, Deadline deadline) override {
-    group_->Wait(rank(), name, deadline);
+    group_->Wait(rank(), name, Kind::kBarrier, deadline);
+  }
+  void DoExchange(CollectiveName name, std::span<const Outgoing> to, std::span<const Incoming> from,
+                  Deadline deadline) override {
+    group_->Exchange(rank(), name, to, from, deadline);
   }
   void DoAbort(const std::string& reason) override { group_->Abort(reason); }
 

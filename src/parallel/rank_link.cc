@@ -1,0 +1,104 @@
+#include "parallel/rank_link.h"
+
+#include <thread>
+
+#include "base/check.h"
+#include "base/queue.h"
+
+namespace causeway {
+namespace {
+constexpr int64_t kIdleWaitMs = 1000;  // how often an idle thread looks whether it should end
+}
+
+// The communication thread of a host. It takes part in every collective of the host's ranks as one
+// more member of their group, in two barriers: at the first all ranks have arrived, and it runs the
+// action; it arrives at the second when the action is done.
+class HostThread {
+ public:
+  HostThread(std::unique_ptr<Communicator> end, Communicator& hosts)
+      : end_(std::move(end)), hosts_(hosts), thread_([this] { Loop(); }) {}
+  ~HostThread() {
+    jobs_.Close();
+    thread_.join();
+  }
+
+  void Start(CollectiveName name, const HostAction* action) {
+    CHECK(jobs_.TryPush({name, action}), "the communication thread is behind in ", NameOf(name));
+  }
+  void Abort(const std::string& reason) { hosts_.Abort(reason); }
+
+ private:
+  struct Job {
+    CollectiveName name;
+    const HostAction* action;
+  };
+
+  void Loop() {
+    for (;;) {
+      const std::optional<Job> job = jobs_.Pop(Deadline::AfterMs(kIdleWaitMs));
+      if (!job.has_value()) {
+        if (jobs_.closed()) return;
+        continue;
+      }
+      try {
+        end_->Barrier(job->name);
+        if (job->action != nullptr) (*job->action)(hosts_);
+        end_->Barrier(job->name);
+      } catch (const StepFailed& failure) {
+        // The ranks of this host throw with this reason, and RankWorker::RunStep reports it.
+        end_->Abort(failure.what());
+      }
+    }
+  }
+
+  const std::unique_ptr<Communicator> end_;
+  Communicator& hosts_;
+  Queue<Job> jobs_{4};
+  std::thread thread_;
+};
+
+RankLink::RankLink(std::unique_ptr<Communicator> end, std::shared_ptr<Board> board,
+                   std::shared_ptr<HostThread> thread)
+    : end_(std::move(end)),
+      board_(std::move(board)),
+      thread_(std::move(thread)),
+      index_(end_->rank()),
+      size_(static_cast<int>(board_->size())) {}
+
+RankLink::~RankLink() = default;
+
+void RankLink::Arrive(CollectiveName name, const void* shared, const HostAction* action) {
+  name_ = name;
+  ++round_;
+  (*board_)[static_cast<size_t>(index_)].shared[round_ % 2] = shared;
+  if (thread_ != nullptr && index_ == 0) thread_->Start(name, action);
+  end_->Arrive(name);
+}
+
+void RankLink::Wait() {
+  end_->Wait(name_);
+  if (thread_ != nullptr) end_->Barrier(name_);
+}
+
+void RankLink::Abort(const std::string& reason) {
+  end_->Abort(reason);
+  if (thread_ != nullptr) thread_->Abort(reason);
+}
+
+std::vector<std::unique_ptr<RankLink>> MakeRankLinks(
+    std::vector<std::unique_ptr<Communicator>> ends, Communicator* hosts) {
+  std::shared_ptr<HostThread> thread;
+  if (hosts != nullptr) {
+    CHECK(ends.size() >= 2, ends.size());
+    thread = std::make_shared<HostThread>(std::move(ends.back()), *hosts);
+    ends.pop_back();
+  }
+  auto board = std::make_shared<RankLink::Board>(ends.size());
+  std::vector<std::unique_ptr<RankLink>> links;
+  for (auto& end : ends) {
+    links.push_back(std::unique_ptr<RankLink>(new RankLink(std::move(end), board, thread)));
+  }
+  return links;
+}
+
+}  // namespace causeway

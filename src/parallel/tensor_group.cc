@@ -1,0 +1,160 @@
+#include "parallel/tensor_group.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace causeway {
+
+TensorGroup::TensorGroup(RankLink& link, const Layout& layout, int rank)
+    : link_(link),
+      index_(layout.PlaceOf(rank).tp),
+      size_(layout.tp),
+      first_host_(layout.HostOf(rank - index_)) {
+  CHECK(size_ % link.size() == 0 && index_ % link.size() == link.index(), size_, " ranks, ",
+        link.size(), " on this host");
+}
+
+void* TensorGroup::Partial(int64_t rows, int64_t cols) {
+  turn_ = 1 - turn_;
+  Buffer& part = parts_[turn_];
+  if (part.bytes() < rows * cols * 4) part = Buffer(rows * cols * 4);
+  return part.data();
+}
+
+template <typename T>
+const T* TensorGroup::TreeSum(CollectiveName name, int64_t rows, int64_t cols) {
+  T* mine = parts_[turn_].as<T>();
+  link_.Barrier(name, mine);
+  // Each rank adds up some rows, in place in the memory of the lower rank of each pair. Nobody else
+  // touches these rows now.
+  const int ranks = link_.size();
+  std::vector<T*> parts;
+  for (int i = 0; i < ranks; ++i) parts.push_back(const_cast<T*>(link_.Shared<T>(i)));
+  const Range range = HostRows(rows);
+  for (int64_t row = range.begin; row < range.end; ++row) {
+    for (int step = 1; step < ranks; step *= 2) {
+      for (int i = 0; i < ranks; i += 2 * step) {
+        T* lower = parts[static_cast<size_t>(i)] + row * cols;
+        const T* upper = parts[static_cast<size_t>(i + step)] + row * cols;
+        for (int64_t c = 0; c < cols; ++c) lower[c] = lower[c] + upper[c];
+      }
+    }
+  }
+  T* sums = parts[0];
+  const int64_t count = rows * cols;
+  const HostAction add_hosts = [&](Communicator& hosts) {
+    if (!spans_hosts()) return;
+    std::vector<Buffer> sent =
+        ExchangeBetweenHosts(hosts, name, sums, count * static_cast<int64_t>(sizeof(T)));
+    for (size_t step = 1; step < sent.size(); step *= 2) {
+      for (size_t i = 0; i < sent.size(); i += 2 * step) {
+        T* lower = sent[i].as<T>();
+        const T* upper = sent[i + step].as<T>();
+        for (int64_t c = 0; c < count; ++c) lower[c] = lower[c] + upper[c];
+      }
+    }
+    std::memcpy(sums, sent[0].data(), static_cast<size_t>(count) * sizeof(T));
+  };
+  link_.Barrier(name, mine, &add_hosts);
+  return sums;
+}
+
+void TensorGroup::AddTreeSum(CollectiveName name, int64_t rows, int64_t cols,
+                             View<float, 2> out) {
+  const float* sums = TreeSum<float>(name, rows, cols);
+  for (int64_t row = 0; row < rows; ++row) {
+    float* to = out.row(row);
+    for (int64_t c = 0; c < cols; ++c) to[c] = to[c] + sums[row * cols + c];
+  }
+}
+
+void TensorGroup::AddScaledSum(CollectiveName name, int64_t rows, int64_t cols,
+                               const float* row_scale, const float* column_scale,
+                               View<float, 2> out) {
+  const int32_t* sums = TreeSum<int32_t>(name, rows, cols);
+  for (int64_t row = 0; row < rows; ++row) {
+    float* to = out.row(row);
+    for (int64_t c = 0; c < cols; ++c) {
+      to[c] = to[c] + static_cast<float>(sums[row * cols + c]) * row_scale[row] * column_scale[c];
+    }
+  }
+}
+
+void TensorGroup::MaxOf(CollectiveName name, const float* mine, int64_t count, float* most) {
+  link_.Barrier(name, mine);
+  std::copy_n(link_.Shared<float>(0), count, most);
+  for (int i = 1; i < link_.size(); ++i) {
+    const float* other = link_.Shared<float>(i);
+    for (int64_t c = 0; c < count; ++c) most[c] = std::max(most[c], other[c]);
+  }
+  if (!spans_hosts()) return;
+  const HostAction over_hosts = [&](Communicator& hosts) {
+    for (const Buffer& sent : ExchangeBetweenHosts(hosts, name, most, count * 4)) {
+      for (int64_t c = 0; c < count; ++c) most[c] = std::max(most[c], sent.as<float>()[c]);
+    }
+  };
+  link_.Barrier(name, most, &over_hosts);
+  if (link_.index() != 0) std::copy_n(link_.Shared<float>(0), count, most);
+}
+
+void TensorGroup::ShareHostRows(CollectiveName name, void* data, int64_t rows, int64_t row_bytes) {
+  if (link_.size() == 1) return;
+  link_.Barrier(name, data);
+  for (int i = 0; i < link_.size(); ++i) {
+    if (i == link_.index()) continue;
+    const Range range = ShareOf(rows, i, link_.size());
+    std::memcpy(static_cast<char*>(data) + range.begin * row_bytes,
+                link_.Shared<char>(i) + range.begin * row_bytes,
+                static_cast<size_t>(range.size() * row_bytes));
+  }
+}
+
+void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, int64_t row_bytes) {
+  if (whole()) return;
+  const int ranks = link_.size();
+  const int first = index_ - link_.index();  // of this host's ranks, in the group
+  const auto copy_from = [&](const void* from, int rank) {
+    const Range range = ShareOf(rows, rank, size_);
+    std::memcpy(static_cast<char*>(data) + range.begin * row_bytes,
+                static_cast<const char*>(from) + range.begin * row_bytes,
+                static_cast<size_t>(range.size() * row_bytes));
+  };
+  // On several hosts rank 0 of the host gathers first, so that the host sends all its rows at once.
+  const HostAction from_hosts = [&](Communicator& hosts) {
+    if (!spans_hosts()) return;
+    for (int i = 1; i < ranks; ++i) copy_from(link_.Shared<char>(i), first + i);
+    const std::vector<Buffer> sent =
+        ExchangeBetweenHosts(hosts, name, data, rows * row_bytes);
+    for (int rank = 0; rank < size_; ++rank) {
+      copy_from(sent[static_cast<size_t>(rank / ranks)].data(), rank);
+    }
+  };
+  link_.Barrier(name, data, &from_hosts);
+  for (int rank = 0; rank < size_; ++rank) {
+    if (rank == index_) continue;
+    const bool here = first <= rank && rank < first + ranks;
+    const int owner = here && !spans_hosts() ? rank - first : 0;
+    if (owner == link_.index()) continue;
+    copy_from(link_.Shared<char>(owner), rank);
+  }
+}
+
+std::vector<Buffer> TensorGroup::ExchangeBetweenHosts(Communicator& hosts, CollectiveName name,
+                                                      const void* data, int64_t bytes) const {
+  const int count = size_ / link_.size();
+  std::vector<Buffer> received;
+  for (int i = 0; i < count; ++i) received.emplace_back(bytes);
+  std::vector<Outgoing> to(static_cast<size_t>(hosts.size()));
+  std::vector<Incoming> from(static_cast<size_t>(hosts.size()));
+  for (int i = 0; i < count; ++i) {
+    const auto host = static_cast<size_t>(first_host_ + i);
+    to[host] = {data, bytes};
+    from[host] = {received[static_cast<size_t>(i)].data(), bytes};
+  }
+  hosts.Exchange(name, to, from);
+  return received;
+}
+
+}  // namespace causeway
