@@ -77,12 +77,12 @@ TokenCost PartitionCost(const ModelConfig& c) {
   TokenCost cost;
   cost.linear = layers * (ProjectionFlops(c) + IndexProjectionFlops(c)) + FeedForwardFlops(c);
   if (c.sparse()) {
-    cost.dense = layers * AbsorbedKeyFlops(c);
+    cost.dense = kAbsorbedWeight * layers * AbsorbedKeyFlops(c);
     cost.dense_limit = c.index_topk;
-    cost.index = layers * 2.0 * D(c.index_n_heads * c.index_head_dim);
+    cost.index = kIndexWeight * layers * 2.0 * D(c.index_n_heads * c.index_head_dim);
     cost.index_from = c.index_topk;
   } else {
-    cost.dense = layers * MaterialisedKeyFlops(c);
+    cost.dense = kMaterialisedWeight * layers * MaterialisedKeyFlops(c);
   }
   return cost;
 }

@@ -25,7 +25,13 @@ struct FlopCounts {
 FlopCounts NecessaryFlops(const ModelConfig& config, int64_t begin, int64_t end,
                           int64_t logit_rows);
 
-// The cost of a token as this engine computes it, for parallel::Partition.
+// How much longer a FLOP takes in attention and in index scores (top-k included) than in linear
+// layers, as `bench prefill` shows it: the shares of peak in docs/performance.md.
+inline constexpr double kAbsorbedWeight = 1.5;
+inline constexpr double kMaterialisedWeight = 1.3;
+inline constexpr double kIndexWeight = 1.4;
+
+// The cost of a token as this engine computes it, for parallel::Partition: FLOPs, weighted.
 TokenCost PartitionCost(const ModelConfig& config);
 
 }  // namespace causeway

@@ -127,11 +127,19 @@ TEST(NecessaryFlops, AddUpOverTheChunksOfAPrompt) {
   }
 }
 
-TEST(PartitionCost, IsTheCountOfWhatTheEngineComputes) {
+TEST(PartitionCost, IsTheWeightedCountOfWhatTheEngineComputes) {
   for (const ModelConfig& config : {Dense(), Sparse(), PlainQueries()}) {
     const TokenCost cost = PartitionCost(config);
+    const double attention = config.sparse() ? kAbsorbedWeight : kMaterialisedWeight;
     for (const auto& [begin, end] : kRanges) {
-      const double expected = Count(config, begin, end, 0, /*as_computed=*/true).total();
+      const FlopCounts count = Count(config, begin, end, 0, /*as_computed=*/true);
+      double scores = 0;
+      for (int64_t p = std::max(begin, config.index_topk); config.sparse() && p < end; ++p) {
+        scores += 2.0 * static_cast<double>((p + 1) * config.num_hidden_layers *
+                                            config.index_n_heads * config.index_head_dim);
+      }
+      const double expected =
+          count.total() + (attention - 1.0) * count.attention + (kIndexWeight - 1.0) * scores;
       EXPECT_NEAR(cost.Of(begin, end), expected, 1e-9 * expected)
           << "[" << begin << ", " << end << "), top-k " << config.index_topk;
     }

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <random>
 #include <thread>
 
 #include "net/http_client.h"
@@ -346,6 +347,37 @@ TEST(HttpServerTest, BadRequestsGetTheirStatusAndTheConnectionEnds) {
     EXPECT_TRUE(client.WaitForClose(Soon())) << bad.name;
   }
   EXPECT_EQ(fixture.Call("POST", "/echo", "fine").body, "fine");
+}
+
+TEST(HttpServerTest, RandomlyBrokenRequestsLeaveTheServerWell) {
+  Fixture fixture;
+  const unsigned seed = std::random_device()();
+  std::mt19937 random(seed);
+  const auto below = [&random](size_t limit) { return static_cast<size_t>(random()) % limit; };
+  for (int i = 0; i < 500; ++i) {
+    std::string bytes =
+        "POST /echo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n"
+        "\r\n3\r\nabc\r\n0\r\n\r\nHEAD /items/a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    for (size_t edits = 1 + below(3); edits > 0; --edits) {
+      const size_t at = below(bytes.size());
+      switch (below(3)) {
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes.erase(at, 1 + below(16));
+          break;
+        case 2:
+          bytes.insert(at, bytes.substr(below(bytes.size()), below(32)));
+          break;
+      }
+    }
+    HttpClient client = fixture.Client();
+    (void)client.SendBytes(bytes, Soon());
+    if (i % 2 == 0) client.ShutdownSend();
+    if (i % 3 == 0) (void)client.ReadHead(Deadline::After(10ms));
+  }
+  EXPECT_EQ(fixture.Call("POST", "/echo", "well").body, "well") << "seed " << seed;
 }
 
 TEST(HttpServerTest, AnOversizedUploadStillReadsItsRefusal) {

@@ -1,5 +1,6 @@
 #include "server/openai_api.h"
 
+#include <strings.h>
 #include <sys/random.h>
 
 #include <ctime>
@@ -90,7 +91,9 @@ std::optional<ApiError> OpenAiApi::CheckKey(const HttpRequest& request) const {
                     .message = "no API key; expected the header Authorization: Bearer KEY",
                     .code = "invalid_api_key"};
   }
-  if (!SameSecret("Bearer " + options_.api_key, *header)) {
+  constexpr std::string_view kScheme = "Bearer ";
+  if (strncasecmp(header->c_str(), kScheme.data(), kScheme.size()) != 0 ||
+      !SameSecret(options_.api_key, header->substr(kScheme.size()))) {
     return ApiError{.http_status = 401, .message = "wrong API key", .code = "invalid_api_key"};
   }
   return std::nullopt;

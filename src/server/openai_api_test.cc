@@ -532,7 +532,7 @@ TEST(OpenAiApiTest, TheKeyIsAskedForEverywhereButHealth) {
   for (const char* wrong : {"Bearer wrong", "Bearer secret2", "Bearer secre", "secret", ""}) {
     EXPECT_EQ(fixture.Call("GET", "/v1/models", "", {{"Authorization", wrong}}).status, 401);
   }
-  EXPECT_EQ(fixture.Call("POST", kCompletions, body, {{"authorization", "Bearer secret"}}).status,
+  EXPECT_EQ(fixture.Call("POST", kCompletions, body, {{"authorization", "bearer secret"}}).status,
             200);
   EXPECT_EQ(fixture.Call("GET", "/health").status, 200);
 }

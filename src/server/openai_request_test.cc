@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "server/fake_tokenizer.h"
 #include "server/string_matcher.h"
 #include "server/text_stream.h"
@@ -341,6 +343,52 @@ TEST(OpenAiRequestTest, ManyFieldsAreRefusedInLinearTime) {
   for (int i = 0; i < 200'000; ++i) body += Text(", \"k", i, "\": 0");
   body += "}";
   ExpectRefused(Endpoint::kCompletions, body, {"", "k0", "unknown"});
+}
+
+TEST(OpenAiRequestTest, RandomlyBrokenRequestsAreAcceptedOrRefusedWithAMessage) {
+  const std::string kSeeds[] = {
+      R"({"prompt": ["a", "bc"], "n": 2, "stop": ["x"], "logprobs": 3, "echo": false, "seed": 5})",
+      R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "\u00e9\ud83d\ude00"}]},
+          {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function",
+           "function": {"name": "f", "arguments": "{}"}}]}], "stream": true, "top_p": 0.5e0})"};
+  const unsigned seed = std::random_device()();
+  std::mt19937 random(seed);
+  const auto below = [&random](size_t limit) { return static_cast<size_t>(random()) % limit; };
+  int accepted = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    const bool chat = i % 2 == 1;
+    std::string body = kSeeds[chat ? 1 : 0];
+    for (size_t edits = below(4); edits > 0; --edits) {
+      const size_t at = below(body.size());
+      switch (below(4)) {
+        case 0:
+          body[at] = static_cast<char>(random());
+          break;
+        case 1:
+          body.erase(at, 1 + below(8));
+          break;
+        case 2:
+          body.insert(at, body.substr(below(body.size()), below(16)));
+          break;
+        case 3:
+          body[at] = "{}[],:\"0-19e.ntf\\"[below(18)];
+          break;
+      }
+    }
+    OpenAiRequest out;
+    const Endpoint endpoint = chat ? Endpoint::kChat : Endpoint::kCompletions;
+    const auto error = ParseOpenAiRequest(endpoint, body, Model(), out);
+    if (error) {
+      ASSERT_FALSE(error->message.empty()) << "seed " << seed << ": " << body;
+      ASSERT_NO_THROW(ErrorResponse(*error)) << "seed " << seed << ": " << body;
+    } else {
+      ++accepted;
+      ASSERT_EQ(out.choices(), out.prompts.size() * static_cast<size_t>(out.n))
+          << "seed " << seed << ": " << body;
+      ASSERT_GE(out.choices(), 1u);
+    }
+  }
+  EXPECT_GT(accepted, 1000) << "seed " << seed << ": the unbroken ones at least";
 }
 
 // Feeds `text` in pieces of `size` bytes; the text that came out, and whether it matched.
