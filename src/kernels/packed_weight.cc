@@ -50,10 +50,10 @@ int64_t Weight::Index(int64_t j, int64_t i) const {
          i % group;
 }
 
-void Weight::PackRows(int64_t begin, int64_t count, const float* rows) {
+void Weight::PackRows(int64_t begin, int64_t count, const float* rows, int64_t stride) {
   CHECK(type_ != DType::kI8 && begin >= 0 && begin + count <= n_, begin, " + ", count);
   for (int64_t j = 0; j < count; ++j) {
-    const float* row = rows + j * k_;
+    const float* row = rows + j * stride;
     const int64_t base = Index(begin + j, 0);
     const int64_t group = PackGroup(type_);
     const int64_t step = k_ > group ? Index(begin + j, group) - base : 0;
@@ -68,13 +68,14 @@ void Weight::PackRows(int64_t begin, int64_t count, const float* rows) {
   }
 }
 
-void Weight::PackRows(int64_t begin, int64_t count, const int8_t* rows, const float* scale) {
+void Weight::PackRows(int64_t begin, int64_t count, const int8_t* rows, int64_t stride,
+                      const float* scale) {
   CHECK(type_ == DType::kI8 && begin >= 0 && begin + count <= n_, begin, " + ", count);
   for (int64_t j = 0; j < count; ++j) {
     int32_t sum = 0;
     for (int64_t i = 0; i < k_; ++i) {
-      packed_.as<int8_t>()[Index(begin + j, i)] = rows[j * k_ + i];
-      sum += rows[j * k_ + i];
+      packed_.as<int8_t>()[Index(begin + j, i)] = rows[j * stride + i];
+      sum += rows[j * stride + i];
     }
     scale_[static_cast<size_t>(begin + j)] = scale[j];
     sum_[static_cast<size_t>(begin + j)] = sum;

@@ -40,11 +40,18 @@ class Weight {
   int64_t bytes() const;
   bool empty() const { return n_ == 0; }
 
-  // Packs rows [begin, begin + count) from row-major f32 [count, k], rounding to the type (f32 and
-  // bf16). Threads may pack disjoint rows.
-  void PackRows(int64_t begin, int64_t count, const float* rows);
+  // Packs rows [begin, begin + count) from f32 rows of k values, `stride` values apart, rounding to
+  // the type (f32 and bf16). Threads may pack disjoint rows.
+  void PackRows(int64_t begin, int64_t count, const float* rows, int64_t stride);
+  void PackRows(int64_t begin, int64_t count, const float* rows) {
+    PackRows(begin, count, rows, k_);
+  }
   // The same for int8, with each row's scale.
-  void PackRows(int64_t begin, int64_t count, const int8_t* rows, const float* scale);
+  void PackRows(int64_t begin, int64_t count, const int8_t* rows, int64_t stride,
+                const float* scale);
+  void PackRows(int64_t begin, int64_t count, const int8_t* rows, const float* scale) {
+    PackRows(begin, count, rows, k_, scale);
+  }
 
   // int8: the sum of row j over columns [begin, begin + count).
   int32_t SumOf(int64_t j, int64_t begin, int64_t count) const;

@@ -33,19 +33,33 @@ class WeightLoader {
   Status AddAttention(const std::string& prefix, AttentionWeights& out);
   Status AddIndexer(const std::string& prefix, IndexerWeights& out);
   Status AddHeads(const std::string& module, AttentionWeights& out);
-  Status AddMlp(const std::string& prefix, int64_t inner, bool row_parallel, bool floating,
-                MlpWeights& out);
+  // The columns `part` of an MLP's `inner` ones.
+  Status AddMlp(const std::string& prefix, int64_t inner, Range part, bool row_parallel,
+                bool floating, MlpWeights& out);
   Status AddMoe(const std::string& prefix, MoeWeights& out);
 
   // A vector of f32 values.
   Status AddVector(const std::string& name, int64_t size, std::vector<float>& out);
+  // A stored matrix [n, k] and the rows of it that are packed.
+  struct Source {
+    std::string module;
+    int64_t n;
+    Range rows;
+    Source(std::string module_in, int64_t n_in) : Source(std::move(module_in), n_in, {0, n_in}) {}
+    Source(std::string module_in, int64_t n_in, Range rows_in)
+        : module(std::move(module_in)), n(n_in), rows(rows_in) {}
+  };
   // One or several matrices with the same k, stacked along n. `floating`: int8 is dequantised.
-  Status AddMatrix(const std::vector<std::pair<std::string, int64_t>>& modules, int64_t k,
-                   bool row_parallel, bool floating, Weight& out);
+  Status AddMatrix(const std::vector<Source>& sources, int64_t k, bool floating, Weight& out) {
+    return AddPart(sources, k, {0, k}, /*segments=*/false, floating, out);
+  }
+  // Their columns `part`; with `segments` as a row-parallel matrix.
+  Status AddPart(const std::vector<Source>& sources, int64_t k, Range part, bool segments,
+                 bool floating, Weight& out);
   // A matrix that stays f32, times a factor.
   Status AddExact(const std::string& module, int64_t n, int64_t k, float factor, Weight& out);
   // True if every one of these modules is stored as int8 and the mode keeps int8.
-  StatusOr<bool> KeepsInt8(const std::vector<std::pair<std::string, int64_t>>& modules, int64_t k);
+  StatusOr<bool> KeepsInt8(const std::vector<Source>& sources, int64_t k);
 
   void AddTask(int64_t bytes, Task task) {
     tasks_.push_back({bytes, std::move(task)});
@@ -64,12 +78,14 @@ class WeightLoader {
 };
 
 StatusOr<std::unique_ptr<Weights>> Weights::Load(std::unique_ptr<Checkpoint> checkpoint,
-                                                 const ModelConfig& config, DType mode, int threads,
+                                                 const ModelConfig& config, DType mode,
+                                                 const WeightShare& share, int threads,
                                                  const LoadProgress& progress) {
   CHECK(mode == DType::kF32 || mode == DType::kBf16, NameOf(mode));
   std::unique_ptr<Weights> weights(new Weights);
   weights->config_ = config;
   weights->mode_ = mode;
+  weights->share_ = share;
   weights->checkpoint_ = std::move(checkpoint);
   CAUSEWAY_RETURN_IF_ERROR(WeightLoader(*weights, threads).Run(progress));
   return weights;
@@ -93,8 +109,12 @@ Status WeightLoader::Run(const LoadProgress& progress) {
   CAUSEWAY_RETURN_IF_ERROR(
       AddVector("model.norm.weight", config().hidden_size, weights_.final_norm_));
   const std::string head = config().tie_word_embeddings ? "model.embed_tokens" : "lm_head";
-  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{head, config().vocab_size}}, config().hidden_size,
-                                     /*row_parallel=*/false, /*floating=*/true, weights_.head_));
+  const Range panels = weights_.share_.head_panels;
+  CAUSEWAY_RETURN_IF_ERROR(
+      AddMatrix({{head,
+                  config().vocab_size,
+                  {panels.begin * kPanel, std::min(panels.end * kPanel, config().vocab_size)}}},
+                config().hidden_size, /*floating=*/true, weights_.head_));
   weights_.layers_.resize(static_cast<size_t>(config().num_hidden_layers));
   for (int64_t i = 0; i < config().num_hidden_layers; ++i) CAUSEWAY_RETURN_IF_ERROR(AddLayer(i));
 
@@ -129,40 +149,44 @@ Status WeightLoader::AddLayer(int64_t index) {
   CAUSEWAY_RETURN_IF_ERROR(AddAttention(prefix + "self_attn.", out.attention));
   out.is_moe = config().IsMoe(index);
   if (out.is_moe) return AddMoe(prefix + "mlp.", out.moe);
-  return AddMlp(prefix + "mlp.", config().intermediate_size, /*row_parallel=*/true,
-                /*floating=*/false, out.mlp);
+  return AddMlp(prefix + "mlp.", config().intermediate_size, weights_.share_.inner,
+                /*row_parallel=*/true, /*floating=*/false, out.mlp);
 }
 
 Status WeightLoader::AddAttention(const std::string& prefix, AttentionWeights& out) {
   const ModelConfig& c = config();
   const int64_t q_rows = c.num_attention_heads * c.qk_head_dim();
+  const Range heads = weights_.share_.heads;
+  const Range q_part = {heads.begin * c.qk_head_dim(), heads.end * c.qk_head_dim()};
   if (c.q_lora_rank > 0) {
     CAUSEWAY_RETURN_IF_ERROR(
-        AddMatrix({{prefix + "q_a_proj", c.q_lora_rank}}, c.hidden_size, false, false, out.q_a));
+        AddMatrix({{prefix + "q_a_proj", c.q_lora_rank}}, c.hidden_size, false, out.q_a));
     CAUSEWAY_RETURN_IF_ERROR(
         AddVector(prefix + "q_a_layernorm.weight", c.q_lora_rank, out.q_a_norm));
     CAUSEWAY_RETURN_IF_ERROR(
-        AddMatrix({{prefix + "q_b_proj", q_rows}}, c.q_lora_rank, false, false, out.q_b));
+        AddMatrix({{prefix + "q_b_proj", q_rows, q_part}}, c.q_lora_rank, false, out.q_b));
   } else {
     CAUSEWAY_RETURN_IF_ERROR(
-        AddMatrix({{prefix + "q_proj", q_rows}}, c.hidden_size, false, false, out.q_b));
+        AddMatrix({{prefix + "q_proj", q_rows, q_part}}, c.hidden_size, false, out.q_b));
   }
-  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{prefix + "kv_a_proj_with_mqa", c.latent_dim()}},
-                                     c.hidden_size, false, false, out.kv_a));
+  CAUSEWAY_RETURN_IF_ERROR(
+      AddMatrix({{prefix + "kv_a_proj_with_mqa", c.latent_dim()}}, c.hidden_size, false, out.kv_a));
   CAUSEWAY_RETURN_IF_ERROR(
       AddVector(prefix + "kv_a_layernorm.weight", c.kv_lora_rank, out.kv_a_norm));
   CAUSEWAY_RETURN_IF_ERROR(AddHeads(prefix + "kv_b_proj", out));
-  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{prefix + "o_proj", c.hidden_size}},
-                                     c.num_attention_heads * c.v_head_dim, true, false, out.o));
+  CAUSEWAY_RETURN_IF_ERROR(AddPart({{prefix + "o_proj", c.hidden_size}},
+                                   c.num_attention_heads * c.v_head_dim,
+                                   {heads.begin * c.v_head_dim, heads.end * c.v_head_dim},
+                                   /*segments=*/true, false, out.o));
   return c.sparse() ? AddIndexer(prefix + "indexer.", out.indexer) : Status();
 }
 
 Status WeightLoader::AddIndexer(const std::string& prefix, IndexerWeights& out) {
   const ModelConfig& c = config();
   CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{prefix + "wq_b", c.index_n_heads * c.index_head_dim}},
-                                     c.q_lora_rank, false, false, out.wq_b));
+                                     c.q_lora_rank, false, out.wq_b));
   CAUSEWAY_RETURN_IF_ERROR(
-      AddMatrix({{prefix + "wk", c.index_head_dim}}, c.hidden_size, false, false, out.wk));
+      AddMatrix({{prefix + "wk", c.index_head_dim}}, c.hidden_size, false, out.wk));
   CAUSEWAY_RETURN_IF_ERROR(AddVector(prefix + "k_norm.weight", c.index_head_dim, out.norm));
   CAUSEWAY_RETURN_IF_ERROR(AddVector(prefix + "k_norm.bias", c.index_head_dim, out.bias));
   const double factor = 1.0 / std::sqrt(static_cast<double>(c.index_n_heads * c.index_head_dim));
@@ -177,7 +201,8 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
   const int64_t nope = c.qk_nope_head_dim;
   const int64_t value = c.v_head_dim;
   const int64_t rank = c.kv_lora_rank;
-  const auto heads = static_cast<size_t>(c.num_attention_heads);
+  const Range share = weights_.share_.heads;
+  const auto heads = static_cast<size_t>(share.size());
   CAUSEWAY_ASSIGN_OR_RETURN(
       const StoredMatrix stored,
       FindMatrix(checkpoint(), c, module, c.num_attention_heads * (nope + value), rank));
@@ -188,7 +213,7 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
     const DType mode = weights_.mode_;
     AddTask((nope + value) * rank * SizeOf(mode), [=, &out] {
       std::vector<float> rows(static_cast<size_t>((nope + value) * rank));
-      const auto first = static_cast<int64_t>(head) * (nope + value);
+      const int64_t first = (share.begin + static_cast<int64_t>(head)) * (nope + value);
       DequantizeRows(stored, first, first + nope + value, rows.data());
       std::vector<float> transposed(static_cast<size_t>(rank * nope));
       for (int64_t i = 0; i < nope; ++i) {
@@ -210,12 +235,13 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
   return Status();
 }
 
-Status WeightLoader::AddMlp(const std::string& prefix, int64_t inner, bool row_parallel,
+Status WeightLoader::AddMlp(const std::string& prefix, int64_t inner, Range part, bool row_parallel,
                             bool floating, MlpWeights& out) {
-  CAUSEWAY_RETURN_IF_ERROR(AddMatrix({{prefix + "gate_proj", inner}, {prefix + "up_proj", inner}},
-                                     config().hidden_size, false, floating, out.gate_up));
-  return AddMatrix({{prefix + "down_proj", config().hidden_size}}, inner, row_parallel, floating,
-                   out.down);
+  CAUSEWAY_RETURN_IF_ERROR(
+      AddMatrix({{prefix + "gate_proj", inner, part}, {prefix + "up_proj", inner, part}},
+                config().hidden_size, floating, out.gate_up));
+  return AddPart({{prefix + "down_proj", config().hidden_size}}, inner, part, row_parallel,
+                 floating, out.down);
 }
 
 Status WeightLoader::AddMoe(const std::string& prefix, MoeWeights& out) {
@@ -228,8 +254,8 @@ Status WeightLoader::AddMoe(const std::string& prefix, MoeWeights& out) {
         AddVector(prefix + "gate.e_score_correction_bias", c.n_routed_experts, out.bias));
   }
   // The experts of a layer share their input, so either all of them keep int8 or none.
-  std::vector<std::pair<std::string, int64_t>> in;
-  std::vector<std::pair<std::string, int64_t>> down;
+  std::vector<Source> in;
+  std::vector<Source> down;
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
     const std::string expert = Text(prefix, "experts.", e, ".");
     in.emplace_back(expert + "gate_proj", inner);
@@ -240,11 +266,13 @@ Status WeightLoader::AddMoe(const std::string& prefix, MoeWeights& out) {
   CAUSEWAY_ASSIGN_OR_RETURN(const bool int8_down, KeepsInt8(down, inner));
   out.experts.resize(static_cast<size_t>(c.n_routed_experts));
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
-    CAUSEWAY_RETURN_IF_ERROR(AddMlp(Text(prefix, "experts.", e, "."), inner, false,
+    if (!weights_.share_.experts[static_cast<size_t>(e)]) continue;
+    CAUSEWAY_RETURN_IF_ERROR(AddMlp(Text(prefix, "experts.", e, "."), inner, {0, inner}, false,
                                     !(int8_in && int8_down), out.experts[static_cast<size_t>(e)]));
   }
   if (c.n_shared_experts == 0) return Status();
-  return AddMlp(prefix + "shared_experts.", inner * c.n_shared_experts, true, false, out.shared);
+  const int64_t shared = inner * c.n_shared_experts;
+  return AddMlp(prefix + "shared_experts.", shared, {0, shared}, true, false, out.shared);
 }
 
 Status WeightLoader::AddVector(const std::string& name, int64_t size, std::vector<float>& out) {
@@ -254,47 +282,52 @@ Status WeightLoader::AddVector(const std::string& name, int64_t size, std::vecto
   return Status();
 }
 
-StatusOr<bool> WeightLoader::KeepsInt8(const std::vector<std::pair<std::string, int64_t>>& modules,
-                                       int64_t k) {
+StatusOr<bool> WeightLoader::KeepsInt8(const std::vector<Source>& sources, int64_t k) {
   bool all = weights_.mode_ == DType::kBf16;
-  for (const auto& [module, n] : modules) {
+  for (const Source& source : sources) {
     CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
-                              FindMatrix(checkpoint(), config(), module, n, k));
+                              FindMatrix(checkpoint(), config(), source.module, source.n, k));
     all = all && stored.format == MatrixFormat::kInt8Channel;
   }
   return all;
 }
 
-Status WeightLoader::AddMatrix(const std::vector<std::pair<std::string, int64_t>>& modules,
-                               int64_t k, bool row_parallel, bool floating, Weight& out) {
-  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8, KeepsInt8(modules, k));
+Status WeightLoader::AddPart(const std::vector<Source>& sources, int64_t k, Range part,
+                             bool segments, bool floating, Weight& out) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8, KeepsInt8(sources, k));
   const DType type = int8 && !floating ? DType::kI8 : weights_.mode_;
   int64_t total = 0;
-  for (const auto& [module, n] : modules) total += n;
-  out = Weight(type, total, k, row_parallel ? SegmentsFor(type, k) : 1);
-  int64_t row = 0;
-  for (const auto& [module, n] : modules) {
+  for (const Source& source : sources) total += source.rows.size();
+  if (total == 0) return Status();  // a host may hold no part of the vocabulary
+  // A part of k has its part of the runs that the whole has.
+  const int64_t runs = segments ? SegmentsFor(type, k) * part.size() / k : 1;
+  out = Weight(type, total, part.size(), static_cast<int32_t>(std::max<int64_t>(runs, 1)));
+  int64_t to = 0;  // row of `out`
+  for (const Source& source : sources) {
     CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
-                              FindMatrix(checkpoint(), config(), module, n, k));
+                              FindMatrix(checkpoint(), config(), source.module, source.n, k));
     // In tasks of a few hundred rows, so that the head does not keep one thread busy alone.
     constexpr int64_t kTaskRows = 16 * kLoadRows;
-    for (int64_t begin = 0; begin < n; begin += kTaskRows) {
-      const int64_t end = std::min(n, begin + kTaskRows);
-      AddTask((end - begin) * k * SizeOf(type), [stored, begin, end, row, k, type, &out] {
+    for (int64_t begin = source.rows.begin; begin < source.rows.end; begin += kTaskRows) {
+      const int64_t end = std::min(source.rows.end, begin + kTaskRows);
+      const int64_t at = to + begin - source.rows.begin;
+      AddTask((end - begin) * part.size() * SizeOf(type), [stored, begin, end, at, k, part, type,
+                                                           &out] {
         std::vector<float> rows(type == DType::kI8 ? 0 : static_cast<size_t>(kLoadRows * k));
         for (int64_t b = begin; b < end; b += kLoadRows) {
           const int64_t e = std::min(end, b + kLoadRows);
           if (type == DType::kI8) {
-            out.PackRows(row + b, e - b, stored.Int8Row(b), stored.scales.data() + b);
+            out.PackRows(at + b - begin, e - b, stored.Int8Row(b) + part.begin, k,
+                         stored.scales.data() + b);
           } else {
             DequantizeRows(stored, b, e, rows.data());
-            out.PackRows(row + b, e - b, rows.data());
+            out.PackRows(at + b - begin, e - b, rows.data() + part.begin, k);
           }
         }
         return Status();
       });
     }
-    row += n;
+    to += source.rows.size();
   }
   return Status();
 }

@@ -11,8 +11,23 @@
 #include "checkpoint/safetensors.h"
 #include "kernels/packed_weight.h"
 #include "model/rope.h"
+#include "parallel/layout.h"
 
 namespace causeway {
+
+// What of a model one host holds: what its ranks need. Everything on one host.
+struct WeightShare {
+  Range heads;                // of attention: rows of q_b, columns of o_proj
+  Range inner;                // of dense layers: rows of gate and up, columns of down
+  Range head_panels;          // of the vocabulary (kPanel ids each): lm_head
+  std::vector<bool> experts;  // [n_routed_experts]
+
+  static WeightShare Of(const ModelConfig& config, const Layout& layout, int host);
+};
+
+// Whether the model can be cut as the layout says; an error names the rule and the nearest legal
+// attention TP sizes.
+Status CheckLayout(const ModelConfig& config, DType mode, const Layout& layout);
 
 // The lightning indexer of a layer. Notation as in docs/model.md.
 struct IndexerWeights {
@@ -24,8 +39,9 @@ struct IndexerWeights {
 };
 
 struct AttentionWeights {
-  Weight q_a;                    // [q_lora_rank, hidden]; empty if q_lora_rank is 0
-  std::vector<float> q_a_norm;   // [q_lora_rank]
+  Weight q_a;                   // [q_lora_rank, hidden]; empty if q_lora_rank is 0
+  std::vector<float> q_a_norm;  // [q_lora_rank]
+  // Of the heads that this host holds:
   Weight q_b;                    // [heads * (nope + rope), q_lora_rank], or q_proj [.., hidden]
   Weight kv_a;                   // [kv_lora_rank + rope, hidden]
   std::vector<float> kv_a_norm;  // [kv_lora_rank]
@@ -63,19 +79,21 @@ using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)
 
 class Weights {
  public:
-  // Reads and packs every tensor of the main model (the MTP layer is skipped) with `threads`
-  // threads. `mode` kF32 dequantises everything exactly; kBf16 rounds floating-point and fp8
-  // matrices to bf16 and keeps int8 matrices int8 (all but kv_b_proj, whose two forms must agree).
-  // Errors name the tensor, the file, and expected against found.
+  // Reads and packs the share of every tensor of the main model (the MTP layer is skipped) with
+  // `threads` threads. `mode` kF32 dequantises everything exactly; kBf16 rounds floating-point and
+  // fp8 matrices to bf16 and keeps int8 matrices int8 (all but kv_b_proj, whose two forms must
+  // agree). Errors name the tensor, the file, and expected against found.
   static StatusOr<std::unique_ptr<Weights>> Load(std::unique_ptr<Checkpoint> checkpoint,
-                                                 const ModelConfig& config, DType mode, int threads,
+                                                 const ModelConfig& config, DType mode,
+                                                 const WeightShare& share, int threads,
                                                  const LoadProgress& progress);
 
   const ModelConfig& config() const { return config_; }
   DType mode() const { return mode_; }
   const LayerWeights& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
   const std::vector<float>& final_norm() const { return final_norm_; }
-  const Weight& head() const { return head_; }  // [vocab, hidden]
+  const WeightShare& share() const { return share_; }
+  const Weight& head() const { return head_; }  // [ids of share().head_panels, hidden]
   // Copies the embedding of a token, [hidden] f32.
   void Embed(int32_t token, float* out) const;
   int64_t packed_bytes() const { return packed_bytes_; }
@@ -86,6 +104,7 @@ class Weights {
 
   ModelConfig config_;
   DType mode_ = DType::kBf16;
+  WeightShare share_;
   std::unique_ptr<Checkpoint> checkpoint_;  // keeps the embedding mapped
   StoredTensor embedding_;                  // [vocab, hidden]
   std::vector<LayerWeights> layers_;

@@ -6,8 +6,8 @@
 namespace causeway {
 namespace {
 
-constexpr int kMost = 1024;   // ranks, and threads of all ranks; far above any machine
-constexpr int kMostTp = 32;   // runs of k that row-parallel products sum (SegmentsFor in kernels/)
+constexpr int kMost = 1024;  // ranks, and threads of all ranks; far above any machine
+constexpr int kMostTp = 32;  // runs of k that row-parallel products sum (SegmentsFor in kernels/)
 
 // "4 or 8": the values of `legal` (ascending) just below and just above `value`.
 std::string Nearest(int value, const std::vector<int>& legal) {
@@ -51,12 +51,14 @@ Status CheckTensorParallel(int world, int cp, int dp) {
     legal.push_back(static_cast<int>(groups * tp));
   }
   if (legal.empty()) {
-    return InvalidArgument(Text("--cp-size ", cp, " x --dp-size ", dp, " means ", groups,
-                                " ranks; at most ", kMost));
+    return InvalidArgument(
+        Text("--cp-size ", cp, " x --dp-size ", dp, " means ", groups, " ranks; at most ", kMost));
   }
-  return InvalidArgument(Text("attention TP = --tp / (--cp-size x --dp-size) must be a power of two "
-                              "up to ", kMostTp, ": ", world, " / (", cp, " x ", dp,
-                              ") is not; nearest --tp: ", Nearest(world, legal)));
+  return InvalidArgument(
+      Text("attention TP = --tp / (--cp-size x --dp-size) must be a power of two "
+           "up to ",
+           kMostTp, ": ", world, " / (", cp, " x ", dp,
+           ") is not; nearest --tp: ", Nearest(world, legal)));
 }
 
 // A TP group must lie in one host or be whole hosts, so that each host sums a subtree.
@@ -64,8 +66,8 @@ Status CheckHosts(const Layout& layout) {
   const int world = layout.world();
   if (world % layout.hosts != 0) {
     return InvalidArgument(Text("--nnodes must divide the ", world, " ranks of --tp evenly; found ",
-                                layout.hosts, ", nearest: ",
-                                Nearest(layout.hosts, Divisors(world))));
+                                layout.hosts,
+                                ", nearest: ", Nearest(layout.hosts, Divisors(world))));
   }
   const int per_host = layout.ranks_per_host();
   if (per_host % layout.tp == 0 || layout.tp % per_host == 0) return Status();
@@ -75,8 +77,8 @@ Status CheckHosts(const Layout& layout) {
   }
   return InvalidArgument(Text("an attention TP group (", layout.tp,
                               " ranks) must lie within a host or be whole hosts; --nnodes ",
-                              layout.hosts, " puts ", per_host, " ranks on each; nearest --nnodes: ",
-                              Nearest(layout.hosts, legal)));
+                              layout.hosts, " puts ", per_host,
+                              " ranks on each; nearest --nnodes: ", Nearest(layout.hosts, legal)));
 }
 
 }  // namespace
@@ -136,8 +138,8 @@ StatusOr<Layout> Layout::Make(const LayoutFlags& flags) {
   CAUSEWAY_RETURN_IF_ERROR(CheckNumber("--threads-per-rank", flags.threads_per_rank, 1));
   const int64_t groups = int64_t{flags.cp} * flags.dp;
   if (groups > kMost) {
-    return InvalidArgument(Text("--cp-size ", flags.cp, " x --dp-size ", flags.dp, " means ", groups,
-                                " ranks; at most ", kMost));
+    return InvalidArgument(Text("--cp-size ", flags.cp, " x --dp-size ", flags.dp, " means ",
+                                groups, " ranks; at most ", kMost));
   }
   const int world = flags.world == 0 ? static_cast<int>(groups) : flags.world;
   CAUSEWAY_RETURN_IF_ERROR(CheckTensorParallel(world, flags.cp, flags.dp));
@@ -152,8 +154,9 @@ StatusOr<Layout> Layout::Make(const LayoutFlags& flags) {
   CAUSEWAY_RETURN_IF_ERROR(CheckHosts(layout));
   layout.ep = flags.ep == 0 ? flags.hosts : flags.ep;
   if (world % layout.ep != 0) {
-    return InvalidArgument(Text("--ep-size must divide the ", world, " ranks of --tp evenly; found ",
-                                layout.ep, ", nearest: ", Nearest(layout.ep, Divisors(world))));
+    return InvalidArgument(Text("--ep-size must divide the ", world,
+                                " ranks of --tp evenly; found ", layout.ep,
+                                ", nearest: ", Nearest(layout.ep, Divisors(world))));
   }
   const int threads = layout.ranks_per_host() * layout.threads_per_rank;
   if (threads > kMost) {

@@ -32,8 +32,8 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
-// The share of `index` among `count` of `total` items: consecutive, in order, sizes differ by one at
-// most. Example: 10 items among 4: [0, 2) [2, 5) [5, 7) [7, 10).
+// The share of `index` among `count` of `total` items: consecutive, in order, sizes differ by one
+// at most. Example: 10 items among 4: [0, 2) [2, 5) [5, 7) [7, 10).
 Range ShareOf(int64_t total, int64_t index, int64_t count);
 
 // Where a rank stands: its data-parallel group, in it its context rank, in that its attention TP
@@ -82,8 +82,8 @@ struct Layout {
   // Ranks that hold each part of the experts.
   int expert_copies() const { return world() / ep; }
   int ExpertPartOf(int rank) const { return rank / expert_copies(); }
-  // The rank that computes a part's experts for the tokens of `home`: among the part's ranks the one
-  // that stands as `home` does among its own.
+  // The rank that computes a part's experts for the tokens of `home`: among the part's ranks the
+  // one that stands as `home` does among its own.
   int ExpertRank(int home, int part) const {
     return part * expert_copies() + home % expert_copies();
   }

@@ -1,5 +1,5 @@
-// RankLink: one rank's end of the ranks of its host that share memory, and through them of the other
-// hosts.
+// RankLink: one rank's end of the ranks of its host that share memory, and through them of the
+// other hosts.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ class HostThread;
 // them have arrived at a collective and before any of them leaves it. `hosts`: this host's end.
 using HostAction = std::function<void(Communicator& hosts)>;
 
-// A collective of the ranks of a host: every rank says where its data lies, all wait for each other,
-// then each reads the others' data in place. On several hosts the communication thread runs the
-// collective's action in between.
+// A collective of the ranks of a host: every rank says where its data lies, all wait for each
+// other, then each reads the others' data in place. On several hosts the communication thread runs
+// the collective's action in between.
 //
 // What a rank shares must stay as it is until its *next* collective on the same link has returned
 // from Wait. Used by that rank's thread only.
@@ -33,7 +33,8 @@ class RankLink {
 
   // Split phase: Arrive returns at once; between it and Wait the rank computes. `action` (without
   // effect on one host) must live until Wait returns; that of the link's rank 0 is run.
-  void Arrive(CollectiveName name, const void* shared = nullptr, const HostAction* action = nullptr);
+  void Arrive(CollectiveName name, const void* shared = nullptr,
+              const HostAction* action = nullptr);
   void Wait();
   void Barrier(CollectiveName name, const void* shared = nullptr,
                const HostAction* action = nullptr) {

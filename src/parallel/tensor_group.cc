@@ -61,8 +61,7 @@ const T* TensorGroup::TreeSum(CollectiveName name, int64_t rows, int64_t cols) {
   return sums;
 }
 
-void TensorGroup::AddTreeSum(CollectiveName name, int64_t rows, int64_t cols,
-                             View<float, 2> out) {
+void TensorGroup::AddTreeSum(CollectiveName name, int64_t rows, int64_t cols, View<float, 2> out) {
   const float* sums = TreeSum<float>(name, rows, cols);
   for (int64_t row = 0; row < rows; ++row) {
     float* to = out.row(row);
@@ -125,8 +124,7 @@ void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, i
   const HostAction from_hosts = [&](Communicator& hosts) {
     if (!spans_hosts()) return;
     for (int i = 1; i < ranks; ++i) copy_from(link_.Shared<char>(i), first + i);
-    const std::vector<Buffer> sent =
-        ExchangeBetweenHosts(hosts, name, data, rows * row_bytes);
+    const std::vector<Buffer> sent = ExchangeBetweenHosts(hosts, name, data, rows * row_bytes);
     for (int rank = 0; rank < size_; ++rank) {
       copy_from(sent[static_cast<size_t>(rank / ranks)].data(), rank);
     }

@@ -55,7 +55,7 @@ class TensorGroup {
   bool spans_hosts() const { return link_.size() < size_; }
 
   RankLink& link_;
-  const int index_;       // in the group, over all hosts
+  const int index_;  // in the group, over all hosts
   const int size_;
   const int first_host_;  // of the hosts that the group's ranks are on
   Buffer parts_[2];  // used in turn: a rank may still read the last sum when the next part is made

@@ -1,0 +1,74 @@
+// Which part of a model a host holds, and whether the model can be cut so.
+#include <algorithm>
+
+#include "model/weights.h"
+
+namespace causeway {
+namespace {
+
+// Attention TP sizes, up to `most`, for which `fits` holds: "1, 2 or 4".
+template <typename Fits>
+std::string LegalSizes(int most, Fits fits) {
+  std::string text;
+  for (int tp = 1; tp <= most; tp *= 2) {
+    if (fits(tp)) text += Text(text.empty() ? "" : ", ", tp);
+  }
+  return text;
+}
+
+// A row-parallel matrix with inner size k can be cut for `tp` ranks if they own whole runs of k.
+bool CutsRuns(DType mode, int64_t k, int tp) {
+  // int8 sums are exact in any order, but packed in groups of four.
+  return SegmentsFor(mode, k) % tp == 0 && (mode == DType::kF32 || k % (int64_t{4} * tp) == 0);
+}
+
+}  // namespace
+
+WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int host) {
+  const int first = host * layout.ranks_per_host();
+  const int last = first + layout.ranks_per_host() - 1;
+  WeightShare share;
+  // A TP group lies in one host, or fills hosts.
+  const bool whole = layout.ranks_per_host() >= layout.tp;
+  const int first_tp = whole ? 0 : layout.PlaceOf(first).tp;
+  const int last_tp = whole ? layout.tp - 1 : layout.PlaceOf(last).tp;
+  const auto columns = [&](int64_t total) {
+    return Range{ShareOf(total, first_tp, layout.tp).begin, ShareOf(total, last_tp, layout.tp).end};
+  };
+  share.heads = columns(config.num_attention_heads);
+  share.inner = columns(config.intermediate_size);
+  const int64_t panels = (config.vocab_size + kPanel - 1) / kPanel;
+  share.head_panels = {ShareOf(panels, first, layout.world()).begin,
+                       ShareOf(panels, last, layout.world()).end};
+  share.experts.resize(static_cast<size_t>(config.n_routed_experts));
+  for (int rank = first; rank <= last; ++rank) {
+    const Range part = ShareOf(config.n_routed_experts, layout.ExpertPartOf(rank), layout.ep);
+    std::fill(share.experts.begin() + part.begin, share.experts.begin() + part.end, true);
+  }
+  return share;
+}
+
+Status CheckLayout(const ModelConfig& config, DType mode, const Layout& layout) {
+  const int64_t heads = config.num_attention_heads;
+  const auto cuts_heads = [&](int tp) { return heads % tp == 0; };
+  if (!cuts_heads(layout.tp)) {
+    return InvalidArgument(
+        Text("attention TP is ", layout.tp, " and num_attention_heads ", heads,
+             ": it must divide them evenly; legal: ", LegalSizes(32, cuts_heads)));
+  }
+  const auto check = [&](const char* what, int64_t k) -> Status {
+    const auto cuts = [&](int tp) { return cuts_heads(tp) && CutsRuns(mode, k, tp); };
+    if (cuts(layout.tp)) return Status();
+    return InvalidArgument(Text("attention TP is ", layout.tp, ", which does not cut the ", k,
+                                " inner columns of ", what,
+                                " evenly; legal for this model: ", LegalSizes(32, cuts)));
+  };
+  CAUSEWAY_RETURN_IF_ERROR(check("o_proj", heads * config.v_head_dim));
+  bool dense = false;
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    dense = dense || !config.IsMoe(layer);
+  }
+  return dense ? check("the dense layers' down_proj", config.intermediate_size) : Status();
+}
+
+}  // namespace causeway
