@@ -1,7 +1,7 @@
-// Between each two ranks there is one TCP connection, and on it control messages
-// and the data of large exchanges. A thread for each peer does nothing but read its control
-// messages, so that a peer that dies or aborts is noticed at once, whatever this rank waits for:
-// Gloo itself tells a wait of a dead peer only while nothing of the message has arrived.
+// Between each two ranks there is one TCP connection, and on it control messages and the data of
+// large exchanges. A thread for each peer does nothing but read its control messages, so that a peer
+// that dies or aborts is noticed at once, whatever this rank waits for: Gloo itself tells a wait of
+// a dead peer only while nothing of the message has arrived.
 //
 //   barrier    kArrive to every peer; complete when one has come from every peer
 //   exchange   kExchange to every peer, with both sizes as this rank knows them, and with the data
@@ -69,9 +69,9 @@ struct PeerCall {
   std::string data;
 };
 
+// Of kSmallBytes or kLargeBytes. Memory that no message has needed yet is not touched.
 struct ControlBuffer {
-  std::unique_ptr<char[]> bytes;  // kSmallBytes or kLargeBytes; memory that no message needs is not
-                                  // touched
+  std::unique_ptr<char[]> bytes;
   std::unique_ptr<UnboundBuffer> buffer;
   bool in_use = false;  // sent, and not known to have left
 };
@@ -95,11 +95,10 @@ struct Link {
   std::optional<std::string> lost;  // why nothing more comes
 };
 
-// One peer's part of an exchange.
+// One peer's part of an exchange. The buffers are for what does not travel with the header.
 struct Transfer {
-  bool met = false;  // its header is here and agrees with ours
-  std::unique_ptr<UnboundBuffer>
-      in;  // until its data is here; none where that comes with the header
+  bool met = false;                    // its header is here and agrees with ours
+  std::unique_ptr<UnboundBuffer> in;   // until its data is here
   std::unique_ptr<UnboundBuffer> out;  // until it has ours
   bool Finished() const { return met && in == nullptr && out == nullptr; }
 };
