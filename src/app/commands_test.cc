@@ -32,7 +32,7 @@ struct Output {
 class Commands : public testing::Test {
  protected:
   Output Run(const std::vector<std::string>& arguments) const {
-    Program program(files_.path(), arguments);
+    Program program(CAUSEWAY_BINARY, files_.path(), arguments);
     Output result;
     result.code = program.Wait(Deadline::AfterMs(kDeadlineMs));
     result.out = program.Stdout();
@@ -191,8 +191,9 @@ TEST_F(Commands, MistakesGetAnErrorThatNamesThem) {
 
 TEST_F(Commands, ServeAnswersAndEndsCleanlyOnSigterm) {
   const std::string model = MakeTinyModel();
-  Program server(files_.path(), {"serve", "--model-path", model, "--port", "0", "--cp-size", "2",
-                                 "--served-model-name", "tiny"});
+  Program server(CAUSEWAY_BINARY, files_.path(),
+                 {"serve", "--model-path", model, "--port", "0", "--cp-size", "2",
+                  "--served-model-name", "tiny"});
   // The start-up line names the URL.
   const Deadline deadline = Deadline::AfterMs(kDeadlineMs);
   int port = 0;

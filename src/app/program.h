@@ -1,4 +1,4 @@
-// Runs the causeway binary as a child process, for tests of its commands.
+// Runs a program as a child process, for tests of the commands.
 #pragma once
 
 #include <fcntl.h>
@@ -26,9 +26,10 @@ namespace causeway {
 // One run. Its outputs go to files in `directory`, so that a child can't block on a full pipe.
 class Program {
  public:
-  Program(const std::string& directory, std::vector<std::string> arguments)
+  Program(const std::string& binary, const std::string& directory,
+          std::vector<std::string> arguments)
       : out_(directory + "/stdout"), err_(directory + "/stderr") {
-    arguments.insert(arguments.begin(), CAUSEWAY_BINARY);
+    arguments.insert(arguments.begin(), binary);
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
@@ -38,9 +39,9 @@ class Program {
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, 1, out_.c_str(), flags, 0600);
     posix_spawn_file_actions_addopen(&actions, 2, err_.c_str(), flags, 0600);
-    const int failed = posix_spawn(&pid_, CAUSEWAY_BINARY, &actions, nullptr, argv.data(), environ);
+    const int failed = posix_spawn(&pid_, binary.c_str(), &actions, nullptr, argv.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
-    CHECK(failed == 0, "can't run " CAUSEWAY_BINARY ": ", failed);
+    CHECK(failed == 0, "can't run ", binary, ": ", failed);
   }
   ~Program() {
     if (!ended_) {

@@ -26,7 +26,8 @@ FlopCounts NecessaryFlops(const ModelConfig& config, int64_t begin, int64_t end,
                           int64_t logit_rows);
 
 // How much longer a FLOP takes in attention and in index scores (top-k included) than in linear
-// layers, as `bench prefill` shows it: the shares of peak in docs/performance.md.
+// layers; fitted so that the ranks of `bench prefill` end together on the machine of
+// docs/performance.md.
 inline constexpr double kAbsorbedWeight = 1.5;
 inline constexpr double kMaterialisedWeight = 1.3;
 inline constexpr double kIndexWeight = 1.4;

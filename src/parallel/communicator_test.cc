@@ -316,7 +316,7 @@ TEST_P(CommunicatorTest, AnArriveWithoutItsWaitIsABugThatEndsTheProcess) {
 // What rank `from` sends rank `to` in a round: its size (none, odd ones, both sides of what travels
 // at once) and its bytes.
 int64_t PieceBytes(int from, int to, int round) {
-  constexpr int64_t kSizes[] = {0, 1, 7, 16384, 3, 16385, 0, 100'003, 576, 1'000'001};
+  constexpr int64_t kSizes[] = {0, 1, 7, 262144, 3, 262145, 0, 100'003, 576, 1'000'001};
   return kSizes[static_cast<size_t>(from * 5 + to * 3 + round) % std::size(kSizes)];
 }
 
@@ -402,20 +402,20 @@ TEST_P(CommunicatorTest, ExchangesOnlyFromSomeToSomeLeaveTheOthersUntouched) {
     // A ring: each sends to the next only.
     const int next = (comm.rank() + 1) % 4;
     const int previous = (comm.rank() + 3) % 4;
-    std::vector<char> out(70'000, static_cast<char>('a' + comm.rank()));
-    std::vector<char> in(70'000, '?');
+    std::vector<char> out(700'000, static_cast<char>('a' + comm.rank()));
+    std::vector<char> in(700'000, '?');
     std::vector<Outgoing> to(4);
     std::vector<Incoming> from(4);
-    to[static_cast<size_t>(next)] = {out.data(), 70'000};
-    from[static_cast<size_t>(previous)] = {in.data(), 70'000};
+    to[static_cast<size_t>(next)] = {out.data(), 700'000};
+    from[static_cast<size_t>(previous)] = {in.data(), 700'000};
     comm.Exchange({"ring"}, to, from);
-    EXPECT_EQ(in, std::vector<char>(70'000, static_cast<char>('a' + previous)));
+    EXPECT_EQ(in, std::vector<char>(700'000, static_cast<char>('a' + previous)));
   });
   for (const std::string& error : errors) EXPECT_EQ(error, "");
 }
 
 TEST_P(CommunicatorTest, ARankAbsentFromAnExchangeIsNamedAtTheDeadline) {
-  for (const int64_t bytes : {8, 200'000}) {
+  for (const int64_t bytes : {8, 400'000}) {
     Ends ends = Make(3, kShortMs);
     std::vector<std::string> errors;
     const double seconds = SecondsOf([&] {
@@ -476,13 +476,13 @@ TEST_P(CommunicatorTest, ARankThatFailsBetweenExchangesIsNamedByAll) {
 }
 
 TEST_P(CommunicatorTest, SizesThatDisagreeAreNamedWithBothValues) {
-  for (const int64_t sent : {7, 300'000}) {
-    for (const int64_t expected : {8, 200'000}) {
+  for (const int64_t sent : {7, 900'000}) {
+    for (const int64_t expected : {8, 800'000}) {
       Ends ends = Make(2);
       const auto errors = RunRanks(
           ends,
           [&](Communicator& comm) {
-            std::vector<char> memory(300'000);
+            std::vector<char> memory(900'000);
             std::vector<Outgoing> to(2);
             std::vector<Incoming> from(2);
             if (comm.rank() == 0) to[1] = {memory.data(), sent};

@@ -1,7 +1,7 @@
-// Between each two ranks there is one TCP connection, and on it control messages of at most 17 KB
-// and the data of large exchanges. A thread for each peer does nothing but read its control
-// messages, so that a peer that dies or aborts is noticed at once, whatever this rank waits for:
-// Gloo itself tells a wait of a dead peer only while nothing of the message has arrived.
+// Between each two ranks there is one TCP connection, and on it control messages and the data of
+// large exchanges. A thread for each peer does nothing but read its control messages, so that a peer
+// that dies or aborts is noticed at once, whatever this rank waits for: Gloo itself tells a wait of
+// a dead peer only while nothing of the message has arrived.
 //
 //   barrier    kArrive to every peer; complete when one has come from every peer
 //   exchange   kExchange to every peer, with both sizes as this rank knows them, and with the data
@@ -39,7 +39,7 @@ using gloo::transport::UnboundBuffer;
 
 constexpr uint64_t kControlSlot = 1;
 constexpr uint64_t kDataSlot = 2;
-constexpr int64_t kInlineBytes = 16 * 1024;  // data up to this size travels in the control message
+constexpr int64_t kInlineBytes = 256 * 1024;  // data up to this size travels in the control message
 constexpr size_t kTextBytes = 512;
 constexpr int64_t kLingerMs = 100;     // for transfers under way when an exchange fails
 constexpr int64_t kGoodbyeMs = 1'000;  // for the last messages to leave when a rank does
@@ -59,7 +59,8 @@ struct Header {
   uint32_t text_bytes = 0;
   uint32_t data_bytes = 0;
 };
-constexpr size_t kControlBytes = sizeof(Header) + kTextBytes + kInlineBytes;
+constexpr size_t kSmallBytes = sizeof(Header) + kTextBytes;
+constexpr size_t kLargeBytes = kSmallBytes + kInlineBytes;
 
 // A barrier or exchange that a peer has called.
 struct PeerCall {
@@ -68,8 +69,9 @@ struct PeerCall {
   std::string data;
 };
 
+// Of kSmallBytes or kLargeBytes. Memory that no message has needed yet is not touched.
 struct ControlBuffer {
-  std::vector<char> bytes = std::vector<char>(kControlBytes);
+  std::unique_ptr<char[]> bytes;
   std::unique_ptr<UnboundBuffer> buffer;
   bool in_use = false;  // sent, and not known to have left
 };
@@ -79,11 +81,11 @@ struct Link {
   int peer = 0;
   std::thread listener;
   std::array<ControlBuffer, 2> in;  // of the listener
-  // Of the rank's thread, in turn. A message has left before its buffer's turn comes again: a
-  // collective sends at most three to a peer, and begins only when that peer has had all those of
-  // the last but one.
-  std::array<ControlBuffer, 8> out;
-  size_t next_out = 0;
+  // Of the rank's thread, two collectives' worth. A message has left before its buffer's turn comes
+  // again: a collective begins only when each peer has had all messages of the last but one.
+  std::array<ControlBuffer, 2> calls_out;   // kArrive and kExchange: one in a collective
+  std::array<ControlBuffer, 4> others_out;  // kSent and kTaken: at most two
+  size_t next_other = 0;
   ControlBuffer abort;  // of who calls Abort first
 
   // Guarded by the communicator's mutex.
@@ -93,11 +95,10 @@ struct Link {
   std::optional<std::string> lost;  // why nothing more comes
 };
 
-// One peer's part of an exchange.
+// One peer's part of an exchange. The buffers are for what does not travel with the header.
 struct Transfer {
-  bool met = false;  // its header is here and agrees with ours
-  std::unique_ptr<UnboundBuffer>
-      in;  // until its data is here; none where that comes with the header
+  bool met = false;                    // its header is here and agrees with ours
+  std::unique_ptr<UnboundBuffer> in;   // until its data is here
   std::unique_ptr<UnboundBuffer> out;  // until it has ours
   bool Finished() const { return met && in == nullptr && out == nullptr; }
 };
@@ -113,9 +114,10 @@ class GlooCommunicator : public Communicator {
       if (peer == rank()) continue;
       auto link = std::make_unique<Link>();
       link->peer = peer;
-      for (ControlBuffer& each : link->in) Register(each);
-      for (ControlBuffer& each : link->out) Register(each);
-      Register(link->abort);
+      for (ControlBuffer& each : link->in) Register(each, kLargeBytes);
+      for (ControlBuffer& each : link->calls_out) Register(each, kLargeBytes);
+      for (ControlBuffer& each : link->others_out) Register(each, kSmallBytes);
+      Register(link->abort, kSmallBytes);
       links_.push_back(std::move(link));
     }
     for (auto& link : links_) link->listener = std::thread([this, &link] { Listen(*link); });
@@ -137,8 +139,9 @@ class GlooCommunicator : public Communicator {
   }
 
  private:
-  void Register(ControlBuffer& each) {
-    each.buffer = mesh_.context->createUnboundBuffer(each.bytes.data(), each.bytes.size());
+  void Register(ControlBuffer& each, size_t bytes) {
+    each.bytes = std::make_unique_for_overwrite<char[]>(bytes);
+    each.buffer = mesh_.context->createUnboundBuffer(each.bytes.get(), bytes);
   }
 
   // ---- What comes from a peer: the listener's thread.
@@ -150,7 +153,7 @@ class GlooCommunicator : public Communicator {
       for (size_t turn = 0;; turn = 1 - turn) {
         ControlBuffer& in = link.in[turn];
         if (!in.buffer->waitRecv(nullptr, kForever)) return;  // this end is being destroyed
-        if (!TakeUp(link, in.bytes)) {
+        if (!TakeUp(link, in.bytes.get())) {
           return Lose(link, "it sent a message that belongs to no collective of this group");
         }
         in.buffer->recv(link.peer, kControlSlot);
@@ -160,14 +163,14 @@ class GlooCommunicator : public Communicator {
     }
   }
 
-  bool TakeUp(Link& link, const std::vector<char>& bytes) {
+  bool TakeUp(Link& link, const char* bytes) {
     Header header;
-    std::memcpy(&header, bytes.data(), sizeof header);
+    std::memcpy(&header, bytes, sizeof header);
     if (header.session != mesh_.session || header.text_bytes > kTextBytes ||
         header.data_bytes > kInlineBytes) {
       return false;
     }
-    const char* const text = bytes.data() + sizeof header;
+    const char* const text = bytes + sizeof header;
     const std::lock_guard lock(mutex_);
     switch (header.kind) {
       case Kind::kArrive:
@@ -206,7 +209,9 @@ class GlooCommunicator : public Communicator {
       const std::lock_guard lock(mutex_);
       if (link.lost || reason_) return;
     }
-    ControlBuffer& out = link.out[link.next_out++ % link.out.size()];
+    const bool is_call = header.kind == Kind::kArrive || header.kind == Kind::kExchange;
+    ControlBuffer& out = is_call ? link.calls_out[header.call % link.calls_out.size()]
+                                 : link.others_out[link.next_other++ % link.others_out.size()];
     try {
       if (out.in_use) out.buffer->waitSend(nullptr, kForever);
       out.in_use = true;
@@ -221,7 +226,7 @@ class GlooCommunicator : public Communicator {
     text = text.substr(0, kTextBytes);
     header.session = mesh_.session;
     header.text_bytes = static_cast<uint32_t>(text.size());
-    char* to = out.bytes.data();
+    char* to = out.bytes.get();
     std::memcpy(to, &header, sizeof header);
     std::memcpy(to + sizeof header, text.data(), text.size());
     if (header.data_bytes > 0) {
@@ -259,7 +264,10 @@ class GlooCommunicator : public Communicator {
         const auto wait = std::chrono::milliseconds(kGoodbyeMs);
         if (link->abort.in_use) link->abort.buffer->waitSend(nullptr, wait);
         if (aborted) continue;
-        for (ControlBuffer& each : link->out) {
+        for (ControlBuffer& each : link->calls_out) {
+          if (each.in_use) each.buffer->waitSend(nullptr, wait);
+        }
+        for (ControlBuffer& each : link->others_out) {
           if (each.in_use) each.buffer->waitSend(nullptr, wait);
         }
       } catch (const std::exception&) {  // gone already, or stalled

@@ -14,6 +14,10 @@
 namespace causeway {
 namespace {
 
+// For two ranks that are both there to connect.
+constexpr int64_t kConnectMs = 60'000;
+constexpr int64_t kShortestMs = 100;
+
 // What a rank tells the others about itself, as four lines in the store.
 struct Hello {
   uint64_t nonce = 0;  // another one in every process
@@ -66,12 +70,18 @@ class Rendezvous {
     return Text(tenths / 10, ".", tenths % 10, " s");
   }
 
-  // Rank 0 opens the store; every rank becomes its client.
+  // Rank 0 opens the store; every rank becomes its client. What is wrong with this rank's own flags
+  // is found before, while nobody waits for it.
   Status Join() {
     CAUSEWAY_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(options_.init_addr));
     if (at.port == 0 || at.host == "0.0.0.0" || at.host == "::") {
       return InvalidArgument(
           "expected an address and port of rank 0's host as the others reach it");
+    }
+    if (options_.interface.empty()) {
+      CAUSEWAY_ASSIGN_OR_RETURN(own_address_, AddressTowards(options_.init_addr));
+    } else {
+      CAUSEWAY_ASSIGN_OR_RETURN(own_address_, AddressOfInterface(options_.interface));
     }
     if (options_.rank == 0) {
       CAUSEWAY_ASSIGN_OR_RETURN(mesh_.server,
@@ -90,13 +100,17 @@ class Rendezvous {
   }
 
   Status ExchangeHellos() {
-    // Rank 0's first, so that who disagrees with it learns so itself, but says hello all the same:
-    // rank 0 has to learn it too.
-    StatusOr<std::string> first = std::string();
-    if (options_.rank != 0) first = store_->Get(HelloKey(0), deadline_);
-    if (!first.ok()) return StoreError(first.status(), "rank 0");
-    CAUSEWAY_RETURN_IF_ERROR(
-        StoreError(store_->Set(HelloKey(options_.rank), own_.ToText(), deadline_), "the store"));
+    // Rank 0's first. Who disagrees with it says hello all the same, so that rank 0 learns it too,
+    // and does not look at the store again: rank 0 may close it at once.
+    Status agrees;
+    if (options_.rank != 0) {
+      const auto first = store_->Get(HelloKey(0), deadline_);
+      if (!first.ok()) return StoreError(first.status(), "rank 0");
+      agrees = Compare(0, Hello::Parse(*first));
+    }
+    const Status said = store_->Set(HelloKey(options_.rank), own_.ToText(), deadline_);
+    CAUSEWAY_RETURN_IF_ERROR(agrees);
+    CAUSEWAY_RETURN_IF_ERROR(StoreError(said, "the store"));
     for (int peer = 0; peer < options_.size; ++peer) {
       const auto text = store_->Get(HelloKey(peer), deadline_);
       if (text.status().code() == StatusCode::kDeadlineExceeded) return Missing(peer);
@@ -143,17 +157,12 @@ class Rendezvous {
   // and takes whoever comes first, which is why this begins only when all ranks are there: it is
   // over in milliseconds.
   Status ConnectAll() {
-    std::string own_address;
-    if (options_.interface.empty()) {
-      CAUSEWAY_ASSIGN_OR_RETURN(own_address, AddressTowards(options_.init_addr));
-    } else {
-      CAUSEWAY_ASSIGN_OR_RETURN(own_address, AddressOfInterface(options_.interface));
-    }
     try {
-      mesh_.device = gloo::transport::tcp::CreateDevice({own_address.c_str()});
+      mesh_.device = gloo::transport::tcp::CreateDevice({own_address_.c_str()});
       mesh_.context = mesh_.device->createContext(options_.rank, options_.size);
       // Gloo waits five times as long for a connection.
-      const int64_t wait_ms = std::max<int64_t>(deadline_.RemainingMs() / 5, 1);
+      const int64_t wait_ms =
+          std::clamp<int64_t>(deadline_.RemainingMs(), kShortestMs, kConnectMs) / 5;
       mesh_.context->setTimeout(std::chrono::milliseconds(wait_ms));
       std::string addresses;  // one of the same length for each rank; of this rank: zeros
       for (int peer = 0; peer < options_.size; ++peer) {
@@ -168,15 +177,15 @@ class Rendezvous {
       CAUSEWAY_RETURN_IF_ERROR(
           StoreError(store_->Set(AddressKey(options_.rank), addresses, deadline_), "the store"));
     } catch (const std::exception& error) {
-      return Unavailable(Text("can't use address ", own_address, ": ", GlooErrorText(error)));
+      return Unavailable(Text("can't use address ", own_address_, ": ", GlooErrorText(error)));
     }
     for (int peer = 0; peer < options_.size; ++peer) {
-      if (peer != options_.rank) CAUSEWAY_RETURN_IF_ERROR(Connect(peer, own_address));
+      if (peer != options_.rank) CAUSEWAY_RETURN_IF_ERROR(Connect(peer));
     }
     return Status();
   }
 
-  Status Connect(int peer, const std::string& own_address) {
+  Status Connect(int peer) {
     const auto addresses = store_->Get(AddressKey(peer), deadline_);
     if (!addresses.ok()) return StoreError(addresses.status(), Text("the address of rank ", peer));
     const size_t bytes = addresses->size() / static_cast<size_t>(options_.size);
@@ -185,7 +194,7 @@ class Rendezvous {
       mesh_.context->getPair(peer)->connect(
           std::vector<char>(mine, mine + static_cast<int64_t>(bytes)));
     } catch (const std::exception& error) {
-      return Unavailable(Text("can't connect to rank ", peer, " from address ", own_address,
+      return Unavailable(Text("can't connect to rank ", peer, " from address ", own_address_,
                               " after ", Waited(), ": ", GlooErrorText(error),
                               "; do the two hosts share that network?"));
     }
@@ -195,6 +204,7 @@ class Rendezvous {
   const GlooOptions& options_;
   const Deadline deadline_;
   const Deadline::Clock::time_point begin_;
+  std::string own_address_;  // numeric, in the network that the data takes
   Hello own_;
   GlooMesh mesh_;
   std::unique_ptr<StoreClient> store_;
