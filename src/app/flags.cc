@@ -29,6 +29,15 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
   app.add_option("--ep-size,--ep,--expert-parallel-size", ep_size,
                  "Ranks that split the experts; 0: automatic")
       ->capture_default_str();
+  app.add_option(
+         "--moe-a2a-backend", moe_a2a_backend,
+         "How tokens reach the ranks of their experts where --ep-size is above 1: allgather "
+         "(none means this) or alltoall (deepep is the same)")
+      ->capture_default_str();
+  app.add_option("--deepep-mode", deepep_mode,
+                 "Accepted for compatibility, without effect: one mode serves prefill and decode")
+      ->check(CLI::IsMember({"auto", "normal", "low_latency"}))
+      ->capture_default_str();
   app.add_option("--threads-per-rank", threads_per_rank, "CPU threads of each rank")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
@@ -58,8 +67,15 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
 StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
   HostOptions out;
   CAUSEWAY_ASSIGN_OR_RETURN(const PartitionKind partition, ParsePartitionKind(cp_partition));
-  CAUSEWAY_ASSIGN_OR_RETURN(
-      out.ranks.layout, Layout::Make(tp, cp_size, dp_size, ep_size, threads_per_rank, partition));
+  CAUSEWAY_ASSIGN_OR_RETURN(const MoeA2a moe_a2a, ParseMoeA2a(moe_a2a_backend));
+  CAUSEWAY_ASSIGN_OR_RETURN(out.ranks.layout, Layout::Make({.world = tp,
+                                                            .cp = cp_size,
+                                                            .dp = dp_size,
+                                                            .ep = ep_size,
+                                                            .hosts = 1,
+                                                            .threads_per_rank = threads_per_rank,
+                                                            .partition = partition,
+                                                            .moe_a2a = moe_a2a}));
   out.model_path = model_path;
   out.dtype = dtype == "float32" ? DType::kF32 : DType::kBf16;
   out.isa = isa;

@@ -18,6 +18,8 @@ struct ModelFlags {
   int cp_size = 1;
   int dp_size = 1;
   int ep_size = 0;  // 0: automatic
+  std::string moe_a2a_backend = "none";
+  std::string deepep_mode = "auto";
   int threads_per_rank = 1;
   std::string cp_partition = "balanced";
   int64_t chunked_prefill_size = 8192;

@@ -26,17 +26,31 @@ std::vector<int> CpusOf(int rank, int threads, int world, const std::vector<int>
 RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTable& rope,
                      const RankGroupOptions& options)
     : weights_(weights), options_(options), cost_(PartitionCost(weights.config())) {
-  const int world = options.layout.world();
-  const std::vector<int> allowed = options.pin_threads ? AllowedCpus() : std::vector<int>();
-  auto comms = MakeThreadsCommunicators(world, options.collective_timeout_ms);
-  for (auto& comm : comms) {
-    if (options.wrap_communicator) comm = options.wrap_communicator(std::move(comm));
+  const Layout& layout = options_.layout;
+  const int count = layout.ranks_per_host();
+  const int first = options.host * count;
+  const int64_t timeout_ms = options.collective_timeout_ms;
+  CHECK((layout.hosts > 1) == (options.hosts != nullptr), layout.ToString());
+  // On several hosts the communication thread is one more member.
+  const int members = count + (options.hosts != nullptr ? 1 : 0);
+  auto ends = MakeThreadsCommunicators(members, timeout_ms, first);
+  for (auto& end : ends) {
+    if (options.wrap_communicator) end = options.wrap_communicator(std::move(end));
   }
-  for (int rank = 0; rank < world; ++rank) {
+  auto host_links = MakeRankLinks(std::move(ends), options.hosts);
+  std::vector<std::unique_ptr<RankLink>> tensor_links(static_cast<size_t>(count));
+  for (int group = 0; layout.tp <= count && group < count; group += layout.tp) {
+    auto links = MakeRankLinks(MakeThreadsCommunicators(layout.tp, timeout_ms, first + group),
+                               /*hosts=*/nullptr);
+    std::move(links.begin(), links.end(), tensor_links.begin() + group);
+  }
+  const std::vector<int> allowed = options.pin_threads ? AllowedCpus() : std::vector<int>();
+  for (int i = 0; i < count; ++i) {
+    const auto at = static_cast<size_t>(i);
     workers_.push_back(std::make_unique<RankWorker>(
-        weights, cache, rope, *options.ops, options.layout.threads_per_rank,
-        CpusOf(rank, options.layout.threads_per_rank, world, allowed), options.keep_trace_events,
-        std::move(comms[static_cast<size_t>(rank)])));
+        weights, cache, rope, *options.ops, layout, first + i,
+        CpusOf(i, layout.threads_per_rank, count, allowed), options.keep_trace_events,
+        RankLinks{std::move(host_links[at]), std::move(tensor_links[at])}));
     lanes_.push_back(&workers_.back()->trace());
   }
 }
@@ -44,10 +58,18 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
 RankGroup::~RankGroup() = default;
 
 Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
-  slices_ = Partition(options_.layout.partition, options_.layout.cp, cost_, batch.Ranges());
-  for (size_t rank = 0; rank < workers_.size(); ++rank) {
-    workers_[rank]->Start(batch, slices_[rank], output);
+  const Layout& layout = options_.layout;
+  slices_.assign(static_cast<size_t>(layout.world()), {});
+  for (int dp = 0; dp < layout.dp; ++dp) {
+    const auto of_group = Partition(layout.partition, layout.cp, cost_, batch.RangesOf(dp));
+    for (int cp = 0; cp < layout.cp; ++cp) {
+      for (int tp = 0; tp < layout.tp; ++tp) {
+        slices_[static_cast<size_t>(layout.RankAt({dp, cp, tp}))] =
+            of_group[static_cast<size_t>(cp)];
+      }
+    }
   }
+  for (const auto& worker : workers_) worker->Start(batch, slices_, output);
   const Deadline watchdog = Deadline::AfterMs(options_.watchdog_timeout_ms);
   const std::string exceeded = Text("the step exceeded --watchdog-timeout of ",
                                     1e-3 * static_cast<double>(options_.watchdog_timeout_ms), " s");

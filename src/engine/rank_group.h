@@ -1,4 +1,5 @@
-// The ranks of this host: one thread each, one Forward each, run in lockstep step by step.
+// The ranks of this host (of all hosts, on one): one thread each, one Forward each, run in lockstep
+// step by step.
 #pragma once
 
 #include <functional>
@@ -25,8 +26,12 @@ struct RankGroupOptions {
   bool pin_threads = true;  // rank r's threads to CPUs r * threads_per_rank, ...
   int64_t collective_timeout_ms = 120'000;
   int64_t watchdog_timeout_ms = 300'000;  // a step that takes longer ends the process
-  // What each rank talks through instead of its end of the group; empty: that end. Tests put
-  // faults in here.
+  // This process among the hosts of the layout, and its end of their group (null on one host); the
+  // group must outlive the ranks.
+  int host = 0;
+  Communicator* hosts = nullptr;
+  // What each rank talks through instead of its end of the group of the host's ranks; empty: that
+  // end. Tests put faults in here.
   std::function<std::unique_ptr<Communicator>(std::unique_ptr<Communicator>)> wrap_communicator;
 };
 
@@ -49,8 +54,8 @@ class RankGroup {
   void ClearTraces();
   // Scratch memory of the rank that holds most, beside weights and KV.
   int64_t scratch_bytes() const;
-  // The slices of each rank in the last step.
-  const std::vector<std::vector<Slice>>& last_partition() const { return slices_; }
+  // The slices of each rank of the world in the last step.
+  const StepSlices& last_partition() const { return slices_; }
 
  private:
   const Weights& weights_;
@@ -58,7 +63,7 @@ class RankGroup {
   const TokenCost cost_;
   std::vector<std::unique_ptr<RankWorker>> workers_;
   std::vector<const TraceLane*> lanes_;
-  std::vector<std::vector<Slice>> slices_;
+  StepSlices slices_;
 };
 
 }  // namespace causeway

@@ -8,13 +8,15 @@ constexpr int64_t kIdleWaitMs = 1000;  // how often an idle rank looks whether i
 }
 
 RankWorker::RankWorker(const Weights& weights, const KvCache& cache, const RopeTable& rope,
-                       const OpTable& table, int threads, std::vector<int> cpus,
-                       bool keep_trace_events, std::unique_ptr<Communicator> comm)
-    : trace_(keep_trace_events),
-      comm_(std::move(comm)),
-      team_(threads, std::move(cpus)),
+                       const OpTable& table, const Layout& layout, int rank, std::vector<int> cpus,
+                       bool keep_trace_events, RankLinks links)
+    : rank_(rank),
+      trace_(keep_trace_events),
+      links_(std::move(links)),
+      team_(layout.threads_per_rank, std::move(cpus)),
       ops_(table, team_),
-      forward_(std::make_unique<Forward>(weights, cache, rope, ops_, *comm_, trace_)),
+      forward_(std::make_unique<Forward>(weights, cache, rope, layout, rank, ops_, *links_.host,
+                                         links_.tensor ? *links_.tensor : *links_.host, trace_)),
       thread_([this] { Loop(); }) {}
 
 RankWorker::~RankWorker() {
@@ -22,7 +24,12 @@ RankWorker::~RankWorker() {
   thread_.join();
 }
 
-void RankWorker::Start(const Batch& batch, const std::vector<Slice>& slices, StepOutput& output) {
+void RankWorker::Abort(const std::string& reason) {
+  links_.host->Abort(reason);
+  if (links_.tensor) links_.tensor->Abort(reason);
+}
+
+void RankWorker::Start(const Batch& batch, const StepSlices& slices, StepOutput& output) {
   CHECK(jobs_.TryPush({&batch, &slices, &output}), "a step is still running");
 }
 
@@ -50,11 +57,11 @@ Status RankWorker::RunStep(const Job& job) {
   } catch (const StepFailed& failure) {
     status = InternalError(failure.what());
   } catch (const StartError& failure) {  // out of memory for scratch
-    status = InternalError(Text("rank ", comm_->rank(), ": ", failure.what()));
+    status = InternalError(Text("rank ", rank_, ": ", failure.what()));
   } catch (const std::bad_alloc&) {
-    status = InternalError(Text("rank ", comm_->rank(), ": out of memory"));
+    status = InternalError(Text("rank ", rank_, ": out of memory"));
   }
-  if (!status.ok()) comm_->Abort(status.message());
+  if (!status.ok()) Abort(status.message());
   return status;
 }
 

@@ -11,23 +11,31 @@
 #include "base/trace.h"
 #include "kernels/op_set.h"
 #include "model/forward.h"
-#include "parallel/communicator.h"
+#include "parallel/layout.h"
+#include "parallel/rank_link.h"
 
 namespace causeway {
+
+// Through what a rank talks: `host` joins the ranks of its host; `tensor` those of its TP group on
+// the host, or is null where the TP group fills whole hosts: then it is `host` too.
+struct RankLinks {
+  std::unique_ptr<RankLink> host;
+  std::unique_ptr<RankLink> tensor;
+};
 
 class RankWorker {
  public:
   RankWorker(const Weights& weights, const KvCache& cache, const RopeTable& rope,
-             const OpTable& table, int threads, std::vector<int> cpus, bool keep_trace_events,
-             std::unique_ptr<Communicator> comm);
+             const OpTable& table, const Layout& layout, int rank, std::vector<int> cpus,
+             bool keep_trace_events, RankLinks links);
   ~RankWorker();
 
-  // Hands the rank its slices of a step; all three must live until the step's status has come.
-  void Start(const Batch& batch, const std::vector<Slice>& slices, StepOutput& output);
+  // Hands the rank a step; all three must live until the step's status has come.
+  void Start(const Batch& batch, const StepSlices& slices, StepOutput& output);
   // The step's status; nothing if the deadline passes first.
   std::optional<Status> Finish(Deadline deadline);
   // Makes the rank's collectives throw. From any thread.
-  void Abort(const std::string& reason) { comm_->Abort(reason); }
+  void Abort(const std::string& reason);
 
   // Between steps only.
   TraceLane& trace() { return trace_; }
@@ -36,15 +44,16 @@ class RankWorker {
  private:
   struct Job {
     const Batch* batch;
-    const std::vector<Slice>* slices;
+    const StepSlices* slices;
     StepOutput* output;
   };
 
   void Loop();
   Status RunStep(const Job& job);
 
+  const int rank_;
   TraceLane trace_;
-  std::unique_ptr<Communicator> comm_;
+  RankLinks links_;
   ThreadTeam team_;
   OpSet ops_;
   std::unique_ptr<Forward> forward_;

@@ -1,6 +1,7 @@
 #include "kernels/op_set.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace causeway {
 namespace {
@@ -45,7 +46,8 @@ void OpSet::ForRows(int64_t m, const std::function<void(int64_t, int64_t)>& body
   });
 }
 
-Activation OpSet::Prepare(const Rows& rows, DType weight_type, Arena& arena) const {
+Activation OpSet::Prepare(const Rows& rows, DType weight_type, Arena& arena,
+                          const float* row_amax) const {
   Activation out;
   out.rows = rows;
   if (weight_type != DType::kI8) return out;
@@ -61,16 +63,29 @@ Activation OpSet::Prepare(const Rows& rows, DType weight_type, Arena& arena) con
                      .k = rows.cols,
                      .out = static_cast<int8_t*>(out.quantized.row(begin)),
                      .out_stride = padded,
-                     .scale = scale + begin});
+                     .scale = scale + begin,
+                     .row_amax = row_amax == nullptr ? nullptr : row_amax + begin});
   });
   return out;
 }
 
 GemmArgs GemmOf(const Activation& x, const Weight& w) {
+  CHECK(x.rows.cols == w.k(), NameOf(x.rows.type), "[", x.rows.rows, ",", x.rows.cols, "] times ",
+        NameOf(w.type()), "[", w.n(), ",", w.k(), "]");
+  return GemmOf(x, w, 0);
+}
+
+GemmArgs GemmOf(const Activation& x, const Weight& w, int64_t k_begin) {
   const bool int8 = w.type() == DType::kI8;
   const Rows& a = int8 ? x.quantized : x.rows;
-  CHECK(a.type == w.type() && x.rows.cols == w.k(), NameOf(a.type), "[", x.rows.rows, ",",
-        x.rows.cols, "] times ", NameOf(w.type()), "[", w.n(), ",", w.k(), "]");
+  const int64_t k = x.rows.cols;
+  CHECK(a.type == w.type() && k_begin >= 0 && k_begin + k <= w.k(), NameOf(a.type), "[",
+        x.rows.rows, ",", k, "] from ", k_begin, " times ", NameOf(w.type()), "[", w.n(), ",",
+        w.k(), "]");
+  // A part must be whole runs of k, or for int8, whose sums are exact, whole groups.
+  CHECK(int8 ? k_begin % 4 == 0
+             : w.segments() * k % w.k() == 0 && k_begin * w.segments() % w.k() == 0,
+        k, " from ", k_begin, " of ", w.k(), " in ", w.segments(), " runs");
   GemmArgs args{};
   args.type = w.type();
   args.a = a.data;
@@ -78,9 +93,11 @@ GemmArgs GemmOf(const Activation& x, const Weight& w) {
   args.m = x.rows.rows;
   args.w = w.packed();
   args.n = w.n();
-  args.k = w.k();
+  args.k = k;
+  args.w_k = w.k();
+  args.k_begin = k_begin;
   args.panel_end = w.panels();
-  args.segments = w.segments();
+  args.segments = int8 ? 1 : static_cast<int32_t>(w.segments() * k / w.k());
   args.a_scale = x.scale;
   args.w_scale = w.scale();
   args.w_sum = w.sum();
@@ -135,6 +152,43 @@ void OpSet::LinearPanels(const Activation& x, const Weight& w, int64_t panel_beg
 
 void OpSet::Linear(const Activation& x, const Weight& w, const Rows& out) const {
   LinearPanels(x, w, 0, w.panels(), out);
+}
+
+View<float, 2> OpSet::LinearColumns(const Activation& x, const Weight& w, int64_t begin,
+                                    int64_t end, Arena& arena) const {
+  CHECK(0 <= begin && begin <= end && end <= w.n(), begin, " ", end, " of ", w.n());
+  // Whole panels; the few columns beside those asked for are computed too, and not shown.
+  const int64_t first = begin / kPanel;
+  const int64_t last = (end + kPanel - 1) / kPanel;
+  // The same for equal widths, wherever they begin.
+  const int64_t stride = ((end - begin + kPanel - 1) / kPanel + 1) * kPanel;
+  float* out = arena.Array<float>(x.rows.rows * stride);
+  GemmArgs args = GemmOf(x, w);
+  const int64_t depth =
+      (w.k() + PackGroup(w.type()) - 1) / PackGroup(w.type()) * PackGroup(w.type());
+  args.w = static_cast<const char*>(w.packed()) + first * kPanel * depth * SizeOf(w.type());
+  args.n = std::min(w.n(), last * kPanel) - first * kPanel;
+  args.panel_end = last - first;
+  if (w.type() == DType::kI8) {
+    args.w_scale += first * kPanel;
+    args.w_sum += first * kPanel;
+  }
+  args.c = out;
+  args.c_stride = stride;
+  args.epilogue = Epilogue::kStoreF32;
+  Gemm(args);
+  return View<float, 2>(out + begin - first * kPanel, {x.rows.rows, end - begin}, {stride, 1});
+}
+
+void OpSet::PartOfLinear(const Activation& x, const Weight& w, int64_t k_begin,
+                         const int32_t* w_sum, void* out) const {
+  GemmArgs args = GemmOf(x, w, k_begin);
+  const bool int8 = w.type() == DType::kI8;
+  if (int8) args.w_sum = w_sum;
+  args.c = out;
+  args.c_stride = w.n();
+  args.epilogue = int8 ? Epilogue::kStoreI32 : Epilogue::kStoreF32;
+  Gemm(args);
 }
 
 void OpSet::AddLinear(const Activation& x, const Weight& w, View<float, 2> out) const {
@@ -213,18 +267,33 @@ void OpSet::Rotate(View<const float, 2> x, int64_t heads, int64_t rope_begin, bo
   });
 }
 
-void OpSet::SiluMul(View<const float, 2> gate_up, const Rows& out) const {
-  CHECK(gate_up.dim(0) == out.rows && gate_up.dim(1) == 2 * out.cols, gate_up.dim(1), " ",
-        out.cols);
+void OpSet::SiluMul(View<const float, 2> gate, View<const float, 2> up, const Rows& out) const {
+  CheckSameShape(gate, out);
+  CheckSameShape(up, out);
+  CHECK(gate.stride(0) == up.stride(0), gate.stride(0), " ", up.stride(0));
   ForRows(out.rows, [&](int64_t begin, int64_t end) {
-    table_.silu_mul({.gate = gate_up.row(begin),
-                     .up = gate_up.row(begin) + out.cols,
-                     .in_stride = gate_up.stride(0),
+    table_.silu_mul({.gate = gate.row(begin),
+                     .up = up.row(begin),
+                     .in_stride = gate.stride(0),
                      .m = end - begin,
                      .n = out.cols,
                      .type = out.type,
                      .out = out.row(begin),
                      .out_stride = out.stride});
+  });
+}
+
+void OpSet::RowAmax(const Rows& rows, float* amax) const {
+  ForRows(rows.rows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float most = 0.0f;
+      for (int64_t i = 0; i < rows.cols; ++i) {
+        const float x = rows.type == DType::kF32 ? static_cast<const float*>(rows.row(row))[i]
+                                                 : FromBf16(static_cast<Bf16*>(rows.row(row))[i]);
+        most = std::max(most, std::fabs(x));
+      }
+      amax[row] = most;
+    }
   });
 }
 

@@ -43,13 +43,20 @@ class OpSet {
   const OpTable& table() const { return table_; }
   ThreadTeam& team() const { return team_; }
 
-  // Rows ready for products with weights of `weight_type`; int8 copies live in the arena.
-  Activation Prepare(const Rows& rows, DType weight_type, Arena& arena) const;
+  // Rows ready for products with weights of `weight_type`; int8 copies live in the arena. Where the
+  // rows are parts of longer ones, row_amax [rows] gives the largest magnitude of each whole row.
+  Activation Prepare(const Rows& rows, DType weight_type, Arena& arena,
+                     const float* row_amax = nullptr) const;
 
   // out = x W^T. out.type f32 or bf16; with a product of f32 weights, x is f32.
   void Linear(const Activation& x, const Weight& w, const Rows& out) const;
   // out += x W^T, in f32.
   void AddLinear(const Activation& x, const Weight& w, View<float, 2> out) const;
+  // This rank's part of x W^T where x is columns [k_begin, k_begin + x.cols) of the whole input:
+  // dense [x.rows, w.n()] f32, or the exact int32 sums of an int8 product. w_sum: as in GemmArgs,
+  // of those columns (int8 only).
+  void PartOfLinear(const Activation& x, const Weight& w, int64_t k_begin, const int32_t* w_sum,
+                    void* out) const;
   // Panels [panel_begin, panel_end) only, into the same columns of out: a vocabulary-parallel head.
   void LinearPanels(const Activation& x, const Weight& w, int64_t panel_begin, int64_t panel_end,
                     const Rows& out) const;
@@ -64,8 +71,15 @@ class OpSet {
   void Rotate(View<const float, 2> x, int64_t heads, int64_t rope_begin, bool interleaved,
               const RopeView& rope, const int32_t* positions, const Rows& out) const;
 
-  // out = silu(gate_up[:, :n]) * gate_up[:, n:], n = out.cols.
-  void SiluMul(View<const float, 2> gate_up, const Rows& out) const;
+  // Columns [begin, end) of x W^T in f32, in the arena: [x.rows, end - begin].
+  View<float, 2> LinearColumns(const Activation& x, const Weight& w, int64_t begin, int64_t end,
+                               Arena& arena) const;
+
+  // out = silu(gate) * up; gate and up have the same stride.
+  void SiluMul(View<const float, 2> gate, View<const float, 2> up, const Rows& out) const;
+
+  // amax[i] = the largest magnitude in row i (f32 or bf16).
+  void RowAmax(const Rows& rows, float* amax) const;
 
   // Runs body(item, scratch) for items [0, items) over the team: for operations that the model
   // composes from primitives itself (attention, experts). scratch: kScratchBytes, aligned, one per
@@ -88,5 +102,7 @@ class OpSet {
 // The arguments of x W^T that a weight and an activation determine; the caller adds panels, rows
 // and output.
 GemmArgs GemmOf(const Activation& x, const Weight& w);
+// The same where x is columns [k_begin, k_begin + x.cols) of the input.
+GemmArgs GemmOf(const Activation& x, const Weight& w, int64_t k_begin);
 
 }  // namespace causeway

@@ -123,8 +123,14 @@ TEST(OpSet, RowOperationsHaveTheSameBitsForEveryNumberOfThreads) {
                       [&](const OpSet& ops, Arena&, const Rows& out) {
                         ops.Rotate(x, 4, 8, true, {cos, cos, 16}, positions.data(), out);
                       });
-      SameForAllTeams(Text("SiluMul ", what), type, rows, kCols / 2,
-                      [&](const OpSet& ops, Arena&, const Rows& out) { ops.SiluMul(x, out); });
+      SameForAllTeams(
+          Text("SiluMul ", what), type, rows, kCols / 2,
+          [&](const OpSet& ops, Arena&, const Rows& out) {
+            ops.SiluMul(
+                View<const float, 2>(x.data(), {x.dim(0), out.cols}, {x.stride(0), 1}),
+                View<const float, 2>(x.data() + out.cols, {x.dim(0), out.cols}, {x.stride(0), 1}),
+                out);
+          });
     }
   }
 }

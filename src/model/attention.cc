@@ -21,9 +21,11 @@ constexpr int64_t kExpandBytes = int64_t{64} << 20;
 void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x) {
   const AttentionWeights& w = weights_.layer(layer).attention;
   const auto eps = static_cast<float>(config_.rms_norm_eps);
-  for (int64_t begin = 0; begin < step.rows(); begin += kProjectRows) {
+  // The ranks of a TP group on this host write to one cache, so each does some of the rows.
+  const Range mine = tp_.HostRows(step.rows());
+  for (int64_t begin = mine.begin; begin < mine.end; begin += kProjectRows) {
     const ArenaScope scope(arena_);
-    const int64_t end = std::min(step.rows(), begin + kProjectRows);
+    const int64_t end = std::min(mine.end, begin + kProjectRows);
     const View<const float, 2> rows = x.Slice(begin, end);
     const TraceZone zone(trace_, "kv latent", static_cast<int32_t>(layer));
     const Activation h =
@@ -53,10 +55,10 @@ Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
   const TraceZone zone(trace_, "query projections", static_cast<int32_t>(layer));
   const AttentionWeights& w = weights_.layer(layer).attention;
   const auto eps = static_cast<float>(config_.rms_norm_eps);
-  const int64_t heads = config_.num_attention_heads;
+  const int64_t dim = config_.qk_head_dim();
   const bool low_rank = config_.q_lora_rank > 0;
   Queries out;
-  out.heads = arena_.Matrix(type_, block.rows(), heads * config_.qk_head_dim());
+  out.heads = arena_.Matrix(type_, block.rows(), heads_.size() * dim);
   Rows latent;
   if (low_rank) latent = arena_.Matrix(type_, block.rows(), config_.q_lora_rank);
   for (int64_t begin = 0; begin < block.rows(); begin += kProjectRows) {
@@ -69,9 +71,9 @@ Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
       h = latent.Slice(begin, end);
       ops_.RmsNorm(a, w.q_a_norm.data(), eps, h);
     }
-    const View<float, 2> q = arena_.Floats(end - begin, out.heads.cols);
-    ops_.Linear(ops_.Prepare(h, w.q_b.type(), arena_), w.q_b, Rows::Of(q));
-    ops_.Rotate(q, heads, config_.qk_nope_head_dim, /*interleaved=*/true, rope_.view(),
+    const View<float, 2> q = ops_.LinearColumns(ops_.Prepare(h, w.q_b.type(), arena_), w.q_b,
+                                                heads_.begin * dim, heads_.end * dim, arena_);
+    ops_.Rotate(q, heads_.size(), config_.qk_nope_head_dim, /*interleaved=*/true, rope_.view(),
                 step.position.data() + block.begin + begin, out.heads.Slice(begin, end));
   }
   if (config_.sparse()) {
@@ -102,7 +104,7 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
                              const LayerPages& pages, const Rows& out) {
   const ArenaScope scope(arena_);
   const int64_t rows = queries.rows;
-  const int64_t heads = config_.num_attention_heads;
+  const int64_t heads = heads_.size();
   const int64_t rank = config_.kv_lora_rank;
   const int64_t nope = config_.qk_nope_head_dim;
   const int64_t dim = config_.latent_dim();
@@ -115,7 +117,7 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
     const Rows q =
         queries.Columns(head * config_.qk_head_dim(), (head + 1) * config_.qk_head_dim());
     const Rows ql = absorbed.Columns(head * dim, (head + 1) * dim);
-    GemmArgs args = GemmOf({q.Columns(0, nope)}, w.w_uk[static_cast<size_t>(head)]);
+    GemmArgs args = GemmOf({q.Columns(0, nope)}, w.w_uk[static_cast<size_t>(heads_.begin + head)]);
     args.c = ql.data;
     args.c_stride = ql.stride;
     args.epilogue = store;
@@ -155,7 +157,7 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
   ops_.ForEach(heads, [&](int64_t head, void* scratch) {
     const Rows o = out.Columns(head * config_.v_head_dim, (head + 1) * config_.v_head_dim);
     GemmArgs args = GemmOf({weighted.Columns(head * rank, (head + 1) * rank)},
-                           w.w_uv[static_cast<size_t>(head)]);
+                           w.w_uv[static_cast<size_t>(heads_.begin + head)]);
     args.c = o.data;
     args.c_stride = o.stride;
     args.epilogue = store;
@@ -168,7 +170,7 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
 void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& step,
                                  const LocalStep::Block& block, const Rows& queries,
                                  const LayerPages& pages, const Rows& out) {
-  const int64_t heads = config_.num_attention_heads;
+  const int64_t heads = heads_.size();
   const int64_t key_dim = config_.qk_head_dim();
   const int64_t value_dim = config_.v_head_dim;
   const int64_t rank = config_.kv_lora_rank;
@@ -211,7 +213,8 @@ void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& ste
             static_cast<const char*>(pages.latents[slice_index][static_cast<size_t>(page)]);
         const View<float, 2> head_kv = kv.Slice(worker * kPage, (worker + 1) * kPage);
         const Rows c{const_cast<char*>(latents), type_, kPage, rank, config_.latent_dim()};
-        GemmArgs args = GemmOf({c}, w.kv_b[static_cast<size_t>(head + item / page_count)]);
+        GemmArgs args =
+            GemmOf({c}, w.kv_b[static_cast<size_t>(heads_.begin + head + item / page_count)]);
         args.c = head_kv.data();
         args.c_stride = expanded;
         args.epilogue = Epilogue::kStoreF32;

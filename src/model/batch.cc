@@ -8,9 +8,11 @@ int64_t Batch::tokens() const {
   return total;
 }
 
-std::vector<ExtendRange> Batch::Ranges() const {
+std::vector<ExtendRange> Batch::RangesOf(int dp) const {
   std::vector<ExtendRange> ranges;
-  for (const Extend& extend : extends) ranges.push_back({extend.begin, extend.end()});
+  for (const Extend& extend : extends) {
+    ranges.push_back({extend.begin, extend.dp == dp ? extend.end() : extend.begin});
+  }
   return ranges;
 }
 

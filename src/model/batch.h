@@ -21,6 +21,7 @@ struct Extend {
   bool decode = false;          // decode phase: absorbed attention (DESIGN section 5)
   std::vector<int32_t> pages;   // page of positions [64 i, 64 i + 64); covers end()
   LogitsWanted logits = LogitsWanted::kLast;
+  int32_t dp = 0;  // the data-parallel group that computes it
 
   int64_t end() const { return begin + static_cast<int64_t>(tokens.size()); }
 };
@@ -29,8 +30,12 @@ struct Batch {
   std::vector<Extend> extends;
 
   int64_t tokens() const;
-  std::vector<ExtendRange> Ranges() const;
+  // Of the extends of one data-parallel group; those of others are empty.
+  std::vector<ExtendRange> RangesOf(int dp) const;
 };
+
+// The slices of every rank of the world, over all hosts.
+using StepSlices = std::vector<std::vector<Slice>>;
 
 // Every intermediate choice of a step, for `causeway logits --hidden` and the golden tests. Rows
 // are the batch's tokens in order, extend after extend.

@@ -37,7 +37,7 @@ TEST(Batch, CountsItsTokensAndKnowsItsRanges) {
   const Batch batch = MixedBatch();
   EXPECT_EQ(batch.tokens(), 10);
   EXPECT_EQ(Batch().tokens(), 0);
-  const std::vector<ExtendRange> ranges = batch.Ranges();
+  const std::vector<ExtendRange> ranges = batch.RangesOf(0);
   ASSERT_EQ(ranges.size(), 5u);
   EXPECT_EQ(ranges[2].begin, 64);
   EXPECT_EQ(ranges[2].end, 68);

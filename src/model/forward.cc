@@ -13,9 +13,14 @@ constexpr int64_t kMaterialisedRows = 4096;
 
 }  // namespace
 
-LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, std::vector<Slice> mine,
-                     bool dense_model)
-    : batch(batch_in), output(output_in), slices(std::move(mine)) {
+LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const StepSlices& all,
+                     const Layout& layout, int rank, bool dense_model)
+    : batch(batch_in), output(output_in), slices(all[static_cast<size_t>(rank)]) {
+  for (const auto& of_rank : all) {
+    int64_t tokens = 0;
+    for (const Slice& s : of_rank) tokens += s.end - s.begin;
+    most_home_rows = std::max(most_home_rows, (tokens + layout.tp - 1) / layout.tp);
+  }
   for (size_t s = 0; s < slices.size(); ++s) {
     const bool materialised =
         dense_model && !batch.extends[static_cast<size_t>(slices[s].extend)].decode;
@@ -33,21 +38,54 @@ LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, std::ve
   }
 }
 
-Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& rope, OpSet& ops,
-                 Communicator& comm, TraceLane& trace)
+namespace {
+
+// What this rank has of `total` columns, counted from the first that its host has.
+Range PartOf(const TensorGroup& group, int64_t total, const Range& host) {
+  const Range share = group.ShareOfColumns(total);
+  return {share.begin - host.begin, share.end - host.begin};
+}
+
+// Row sums of columns [begin, end) of an int8 matrix that is cut over ranks.
+std::vector<int32_t> PartSums(const TensorGroup& group, const Weight& w, int64_t begin,
+                              int64_t end) {
+  if (w.empty() || w.type() != DType::kI8 || group.whole()) return {};
+  std::vector<int32_t> sums;
+  for (int64_t j = 0; j < w.n(); ++j) sums.push_back(w.SumOf(j, begin, end - begin));
+  return sums;
+}
+
+}  // namespace
+
+Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& rope,
+                 const Layout& layout, int rank, OpSet& ops, RankLink& host, RankLink& tensor,
+                 TraceLane& trace)
     : weights_(weights),
       config_(weights.config()),
       cache_(cache),
       rope_(rope),
+      layout_(layout),
+      rank_(rank),
       ops_(ops),
-      comm_(comm),
+      host_(host),
+      tp_(tensor, layout, rank),
+      expert_exchange_(weights.config(), layout, rank, host),
       trace_(trace),
+      heads_(PartOf(tp_, config_.num_attention_heads, weights.share().heads)),
+      inner_(PartOf(tp_, config_.intermediate_size, weights.share().inner)),
       type_(weights.mode()),
-      softmax_scale_(SoftmaxScale(weights.config())) {}
+      softmax_scale_(SoftmaxScale(weights.config())) {
+  const int64_t value = config_.v_head_dim;
+  for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+    const LayerWeights& w = weights.layer(i);
+    o_sums_.push_back(PartSums(tp_, w.attention.o, heads_.begin * value, heads_.end * value));
+    down_sums_.push_back(PartSums(tp_, w.mlp.down, inner_.begin, inner_.end));
+  }
+}
 
-void Forward::Run(const Batch& batch, const std::vector<Slice>& slices, StepOutput& output) {
+void Forward::Run(const Batch& batch, const StepSlices& slices, StepOutput& output) {
   const ArenaScope scope(arena_);
-  const LocalStep step(batch, output, slices, !config_.sparse());
+  const LocalStep step(batch, output, slices, layout_, rank_, !config_.sparse());
   const View<float, 2> x = arena_.Floats(step.rows(), config_.hidden_size);  // residual stream
   {
     const TraceZone zone(trace_, "embed");
@@ -71,12 +109,12 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
 
   PublishKeys(index, step, x);
   const CollectiveName exchange{"kv_exchange", static_cast<int32_t>(index)};
-  comm_.Arrive(exchange);  // this rank's keys are on their way; queries meanwhile
+  host_.Arrive(exchange);  // this rank's keys are on their way; queries meanwhile
   bool keys_ready = false;
   const auto wait_for_keys = [&] {
     if (keys_ready) return;
     const TraceZone zone(trace_, "kv wait", exchange.layer);
-    comm_.Wait(exchange);  // now every rank has every earlier key
+    host_.Wait();  // now every rank has every earlier key
     keys_ready = true;
   };
   for (const LocalStep::Block& block : step.blocks) {
@@ -85,34 +123,58 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
     const Queries queries = MakeQueries(index, step, block, rows);
     wait_for_keys();
     const Selection selected = Select(index, step, block, rows, queries, pages);
-    const Rows attended =
-        arena_.Matrix(type_, block.rows(), config_.num_attention_heads * config_.v_head_dim);
+    const Rows attended = arena_.Matrix(type_, block.rows(), heads_.size() * config_.v_head_dim);
     Attend(index, step, block, queries, selected, pages, attended);
     const TraceZone zone(trace_, "o_proj", exchange.layer);
-    const Weight& o = weights_.layer(index).attention.o;
-    ops_.AddLinear(ops_.Prepare(attended, o.type(), arena_), o, rows);
+    AddRowParallel({"o_proj", exchange.layer}, attended, weights_.layer(index).attention.o,
+                   heads_.begin * config_.v_head_dim, o_sums_[static_cast<size_t>(index)], rows);
   }
   wait_for_keys();  // a rank without tokens takes part in the exchange all the same
 
   FeedForward(index, step, x);
 }
 
+void Forward::AddRowParallel(CollectiveName name, const Rows& in, const Weight& w, int64_t k_begin,
+                             const std::vector<int32_t>& sums, View<float, 2> x) {
+  const ArenaScope scope(arena_);
+  if (tp_.whole()) {  // nothing to add up: the product goes straight into x
+    ops_.AddLinear(ops_.Prepare(in, w.type(), arena_), w, x);
+    return;
+  }
+  float* row_amax = nullptr;
+  if (w.type() == DType::kI8) {  // the scale of a row is that of the whole row
+    auto* mine = arena_.Array<float>(in.rows);
+    row_amax = arena_.Array<float>(in.rows);
+    ops_.RowAmax(in, mine);
+    tp_.MaxOf(name, mine, in.rows, row_amax);
+  }
+  const Activation input = ops_.Prepare(in, w.type(), arena_, row_amax);
+  ops_.PartOfLinear(input, w, k_begin, sums.data(), tp_.Partial(in.rows, w.n()));
+  if (w.type() == DType::kI8) {
+    tp_.AddScaledSum(name, in.rows, w.n(), input.scale, w.scale(), x);
+  } else {
+    tp_.AddTreeSum(name, in.rows, w.n(), x);
+  }
+}
+
 void Forward::CaptureHidden(int64_t index, const LocalStep& step, View<const float, 2> x) const {
   Capture* capture = step.output.capture();
   if (capture == nullptr) return;
   float* hidden = capture->hidden[static_cast<size_t>(index)].data();
-  for (int64_t row = 0; row < step.rows(); ++row) {
+  const Range mine = tp_.HomeRows(step.rows());
+  for (int64_t row = mine.begin; row < mine.end; ++row) {
     std::copy_n(x.row(row), config_.hidden_size, hidden + step.TokenOf(row) * config_.hidden_size);
   }
 }
 
-// The head is vocabulary-parallel over the ranks: the rank that owns a wanted row hands it over
+// The head is vocabulary-parallel over all ranks: the rank that owns a wanted row hands it over
 // normed, then every rank computes its panels of the vocabulary for all rows.
 void Forward::Logits(const LocalStep& step, View<const float, 2> x, StepOutput& output) {
   const ArenaScope scope(arena_);
   {
     const TraceZone zone(trace_, "final norm");
-    for (int64_t row = 0; row < step.rows(); ++row) {
+    const Range mine = tp_.HomeRows(step.rows());
+    for (int64_t row = mine.begin; row < mine.end; ++row) {
       const int64_t out = output.RowOf(step.batch, step.SliceOf(row).extend, step.PositionOf(row));
       if (out < 0) continue;
       ops_.RmsNorm(x.Slice(row, row + 1), weights_.final_norm().data(),
@@ -121,17 +183,21 @@ void Forward::Logits(const LocalStep& step, View<const float, 2> x, StepOutput& 
   }
   {
     const TraceZone zone(trace_, "head wait");
-    comm_.Barrier({"hidden_exchange"});
+    host_.Barrier({"hidden_exchange"});
   }
   {
     const TraceZone zone(trace_, "head");
-    const int64_t panels = weights_.head().panels();
+    const Range host = weights_.share().head_panels;
+    const int64_t all = (config_.vocab_size + kPanel - 1) / kPanel;
+    const Range mine = ShareOf(all, rank_, layout_.world());
     const Activation hidden = ops_.Prepare(output.hidden(), weights_.head().type(), arena_);
-    ops_.LinearPanels(hidden, weights_.head(), panels * comm_.rank() / comm_.size(),
-                      panels * (comm_.rank() + 1) / comm_.size(), Rows::Of(output.logits()));
+    ops_.LinearPanels(
+        hidden, weights_.head(), mine.begin - host.begin, mine.end - host.begin,
+        Rows::Of(output.logits())
+            .Columns(host.begin * kPanel, std::min(host.end * kPanel, config_.vocab_size)));
   }
   const TraceZone zone(trace_, "head wait");
-  comm_.Barrier({"logits_exchange"});
+  host_.Barrier({"logits_exchange"});
 }
 
 LayerPages Forward::PagesOf(int64_t layer, const LocalStep& step) const {

@@ -1,5 +1,5 @@
 // The forward pass of one rank. SPMD: every rank runs this with its own slices of the same batch;
-// every exchange between ranks is a line that names comm_.
+// every exchange between ranks is a line that names host_, tp_ or expert_exchange_.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,13 @@
 #include "cache/kv_cache.h"
 #include "kernels/op_set.h"
 #include "model/batch.h"
+#include "model/expert_exchange.h"
 #include "model/rope.h"
 #include "model/weights.h"
-#include "parallel/communicator.h"
+#include "parallel/layout.h"
 #include "parallel/partition.h"
+#include "parallel/rank_link.h"
+#include "parallel/tensor_group.h"
 
 namespace causeway {
 
@@ -35,8 +38,11 @@ struct LocalStep {
   std::vector<int32_t> position;   // per row
   std::vector<Block> blocks;       // all rows, in order
 
-  LocalStep(const Batch& batch, const StepOutput& output, std::vector<Slice> slices,
-            bool dense_model);
+  int64_t most_home_rows = 0;  // of any rank: how many passes over the experts all must make
+
+  // `rank` computes slices[rank] of the batch.
+  LocalStep(const Batch& batch, const StepOutput& output, const StepSlices& slices,
+            const Layout& layout, int rank, bool dense_model);
   int64_t rows() const { return static_cast<int64_t>(position.size()); }
   const Slice& SliceOf(int64_t row) const {
     return slices[static_cast<size_t>(slice[static_cast<size_t>(row)])];
@@ -61,12 +67,13 @@ struct LayerPages {
 // shared with the other ranks of the host.
 class Forward {
  public:
-  Forward(const Weights& weights, const KvCache& cache, const RopeTable& rope, OpSet& ops,
-          Communicator& comm, TraceLane& trace);
+  // `host` joins the ranks of this host, `tensor` those of them in this rank's TP group.
+  Forward(const Weights& weights, const KvCache& cache, const RopeTable& rope, const Layout& layout,
+          int rank, OpSet& ops, RankLink& host, RankLink& tensor, TraceLane& trace);
 
   // Computes this rank's slices of the batch through every layer, and its share of the vocabulary
   // for all wanted rows. Throws StepFailed. On return on every rank, output holds the results.
-  void Run(const Batch& batch, const std::vector<Slice>& slices, StepOutput& output);
+  void Run(const Batch& batch, const StepSlices& slices, StepOutput& output);
 
   // Bytes of scratch memory that this rank holds beside weights and KV.
   int64_t scratch_bytes() const { return arena_.bytes(); }
@@ -75,7 +82,7 @@ class Forward {
   // What attention asks of a block of rows.
   struct Queries {
     Activation latent;  // [rows, q_lora_rank]: the normed query latent, which the indexer shares
-    Rows heads;         // [rows, heads * (nope + rope)], rotated
+    Rows heads;         // [rows, this rank's heads * (nope + rope)], rotated
   };
   // Which keys each row of a block sees: all up to its own position, or the chosen ones.
   struct Selection {
@@ -112,9 +119,19 @@ class Forward {
 
   // moe.cc
   void FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x);
-  void Mlp(const MlpWeights& weights, const Rows& h, View<float, 2> x);
-  void Experts(int64_t layer, const LocalStep& step, int64_t first_row, const Rows& exact,
-               const Rows& h, View<float, 2> x);
+  void DenseMlp(int64_t layer, View<float, 2> x);
+  void SharedExpert(const MlpWeights& weights, const Rows& h, View<float, 2> x);
+  RoutedTokens RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row,
+                           const Rows& exact, const Rows& h);
+  void ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<float, 2> x);
+  void ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens, View<float, 2> x);
+  // silu(gate) * up of the slots in `order`, by expert: [slots, moe_intermediate_size].
+  Rows ExpertProducts(int64_t layer, const Activation& input, const ExpertOrder& order);
+
+  // x += in W^T, where each rank of the TP group has some of the columns of `in`, from k_begin of
+  // this host's part of W on. `sums`: see PartSums.
+  void AddRowParallel(CollectiveName name, const Rows& in, const Weight& w, int64_t k_begin,
+                      const std::vector<int32_t>& sums, View<float, 2> x);
 
   // The rows normed, in `type`, in the arena.
   Rows Normed(View<const float, 2> x, const std::vector<float>& weight, DType type);
@@ -123,9 +140,19 @@ class Forward {
   const ModelConfig& config_;
   const KvCache& cache_;
   const RopeTable& rope_;
+  const Layout& layout_;
+  const int rank_;
   OpSet& ops_;
-  Communicator& comm_;
+  RankLink& host_;
+  TensorGroup tp_;
+  ExpertExchange expert_exchange_;
   TraceLane& trace_;
+  const Range heads_;  // of this rank, among those that this host holds
+  const Range inner_;  // columns of dense layers, the same
+  // Per layer: row sums of this rank's columns of an int8 o_proj or down_proj, where they are a
+  // part.
+  std::vector<std::vector<int32_t>> o_sums_;
+  std::vector<std::vector<int32_t>> down_sums_;
   const DType type_;  // of activations: f32 or bf16
   const float softmax_scale_;
   Arena arena_;

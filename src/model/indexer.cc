@@ -52,8 +52,9 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
     int64_t rows;
   };
   std::vector<Run> runs;
-  int64_t longest = 0;  // keys
-  for (int64_t row = 0; row < block.rows(); ++row) {
+  int64_t longest = 0;                            // keys
+  const Range mine = tp_.HostRows(block.rows());  // the others' come from their ranks, below
+  for (int64_t row = mine.begin; row < mine.end; ++row) {
     const int64_t keys = step.PositionOf(block.begin + row) + 1;
     if (keys <= topk) continue;
     longest = std::max(longest, keys);
@@ -68,16 +69,18 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
   if (!runs.empty()) {
     const ArenaScope scope(arena_);
     const IndexerWeights& w = weights_.layer(layer).attention.indexer;
+    // Rows of q and weight are the block's; only `mine` are computed.
     const Rows q = arena_.Matrix(type_, block.rows(), dim);
     const View<float, 2> weight = arena_.Floats(block.rows(), config_.index_n_heads);
     {
       const ArenaScope project(arena_);
-      const View<float, 2> plain = arena_.Floats(block.rows(), dim);
-      ops_.Linear(queries.latent, w.wq_b, Rows::Of(plain));
+      const View<float, 2> plain = arena_.Floats(mine.size(), dim);
+      ops_.Linear(queries.latent.Slice(mine.begin, mine.end), w.wq_b, Rows::Of(plain));
       ops_.Rotate(plain, config_.index_n_heads, 0, config_.indexer_rope_interleave, rope_.view(),
-                  step.position.data() + block.begin, q);
-      const Rows h = Normed(x, weights_.layer(layer).input_norm, DType::kF32);
-      ops_.Linear({h}, w.weights_proj, Rows::Of(weight));
+                  step.position.data() + block.begin + mine.begin, q.Slice(mine.begin, mine.end));
+      const Rows h =
+          Normed(x.Slice(mine.begin, mine.end), weights_.layer(layer).input_norm, DType::kF32);
+      ops_.Linear({h}, w.weights_proj, Rows::Of(weight.Slice(mine.begin, mine.end)));
     }
     const int64_t padded = (longest + kPage - 1) / kPage * kPage;
     const View<float, 2> scores = arena_.Floats(ops_.team().size() * kScoreRows, padded);
@@ -113,8 +116,12 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
       }
     });
   }
+  const auto layer_number = static_cast<int32_t>(layer);
+  tp_.ShareHostRows({"selected_counts", layer_number}, count, block.rows(), sizeof(*count));
+  tp_.ShareHostRows({"selected_keys", layer_number}, positions, block.rows(),
+                    topk * static_cast<int64_t>(sizeof(*positions)));
   if (Capture* capture = step.output.capture()) {
-    for (int64_t row = 0; row < block.rows(); ++row) {
+    for (int64_t row = mine.begin; row < mine.end; ++row) {
       int32_t* chosen = capture->topk_indices[static_cast<size_t>(layer)].data() +
                         step.TokenOf(block.begin + row) * topk;
       const int64_t keys = step.PositionOf(block.begin + row) + 1;

@@ -8,8 +8,13 @@
 namespace causeway {
 namespace {
 
-// Rows of a pass: enough that each of 256 experts sees tens of them, few enough to bound scratch.
-constexpr int64_t kFeedForwardRows = 2048;
+// Rows of a pass where experts are at home: enough that each of 256 experts sees tens of them, few
+// enough to bound scratch.
+constexpr int64_t kHomeRows = 2048;
+// Rows of each home in a pass where tokens travel: a worker keeps one output row for each slot.
+constexpr int64_t kTravelRows = 256;
+// Rows of one pass of a dense or shared MLP.
+constexpr int64_t kMlpRows = 512;
 // Rows of one expert that an item computes at a time.
 constexpr int64_t kExpertRows = 128;
 
@@ -17,47 +22,79 @@ constexpr int64_t kExpertRows = 128;
 
 void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x) {
   const LayerWeights& w = weights_.layer(layer);
-  for (int64_t begin = 0; begin < step.rows(); begin += kFeedForwardRows) {
+  if (!w.is_moe) {
+    DenseMlp(layer, x);
+    return;
+  }
+  // The ranks of a TP group hold the same tokens; here each is home to some of them.
+  const auto layer_number = static_cast<int32_t>(layer);
+  const Range home = tp_.HomeRows(step.rows());
+  const bool travel = layout_.tokens_travel();
+  const int64_t pass = travel ? kTravelRows : kHomeRows;
+  // A rank without tokens takes part all the same where they travel.
+  const int64_t most = travel ? step.most_home_rows : home.size();
+  for (int64_t begin = 0; begin < most; begin += pass) {
     const ArenaScope scope(arena_);
-    const View<float, 2> rows = x.Slice(begin, std::min(step.rows(), begin + kFeedForwardRows));
+    const int64_t first = home.begin + std::min(home.size(), begin);
+    const View<float, 2> rows = x.Slice(first, std::min(home.end, first + pass));
     // The gate reads unrounded rows: its choices are discrete.
     const Rows exact = Normed(rows, w.post_attention_norm, DType::kF32);
     Rows h = exact;
     if (type_ != DType::kF32) h = Normed(rows, w.post_attention_norm, type_);
-    if (!w.is_moe) {
-      const TraceZone zone(trace_, "dense mlp", static_cast<int32_t>(layer));
-      Mlp(w.mlp, h, rows);
-      continue;
+    const RoutedTokens tokens = RouteTokens(layer, step, first, exact, h);
+    if (travel) {
+      ExpertsElsewhere(layer, tokens, rows);
+    } else {
+      ExpertsAtHome(layer, tokens, rows);
     }
-    Experts(layer, step, begin, exact, h, rows);
     if (config_.n_shared_experts > 0) {
-      const TraceZone zone(trace_, "shared expert", static_cast<int32_t>(layer));
-      Mlp(w.moe.shared, h, rows);
+      const TraceZone zone(trace_, "shared expert", layer_number);
+      SharedExpert(w.moe.shared, h, rows);
     }
+  }
+  const TraceZone zone(trace_, "moe wait", layer_number);
+  tp_.ShareHomeRows({"moe_rows", layer_number}, x.data(), step.rows(), x.dim(1) * 4);
+}
+
+// x += down(silu(gate(h)) * up(h)), the inner columns cut over the TP group.
+void Forward::DenseMlp(int64_t layer, View<float, 2> x) {
+  const LayerWeights& w = weights_.layer(layer);
+  const auto layer_number = static_cast<int32_t>(layer);
+  const TraceZone zone(trace_, "dense mlp", layer_number);
+  const int64_t up = weights_.share().inner.size();  // where up's rows begin, after gate's
+  for (int64_t begin = 0; begin < x.dim(0); begin += kMlpRows) {
+    const ArenaScope scope(arena_);
+    const View<float, 2> rows = x.Slice(begin, std::min(x.dim(0), begin + kMlpRows));
+    const Activation h =
+        ops_.Prepare(Normed(rows, w.post_attention_norm, type_), w.mlp.gate_up.type(), arena_);
+    const Rows product = arena_.Matrix(type_, rows.dim(0), inner_.size());
+    ops_.SiluMul(ops_.LinearColumns(h, w.mlp.gate_up, inner_.begin, inner_.end, arena_),
+                 ops_.LinearColumns(h, w.mlp.gate_up, up + inner_.begin, up + inner_.end, arena_),
+                 product);
+    AddRowParallel({"dense_mlp", layer_number}, product, w.mlp.down, inner_.begin,
+                   down_sums_[static_cast<size_t>(layer)], rows);
   }
 }
 
-// x += down(silu(gate(h)) * up(h))
-void Forward::Mlp(const MlpWeights& w, const Rows& h, View<float, 2> x) {
-  for (int64_t begin = 0; begin < h.rows; begin += kFeedForwardRows / 4) {
+// The same for a shared expert, whole at the home of each token.
+void Forward::SharedExpert(const MlpWeights& w, const Rows& h, View<float, 2> x) {
+  const int64_t inner = w.gate_up.n() / 2;
+  for (int64_t begin = 0; begin < h.rows; begin += kMlpRows) {
     const ArenaScope scope(arena_);
-    const int64_t end = std::min(h.rows, begin + kFeedForwardRows / 4);
-    const View<float, 2> gate_up = arena_.Floats(end - begin, w.gate_up.n());
-    const Rows product = arena_.Matrix(type_, end - begin, w.gate_up.n() / 2);
-    ops_.Linear(ops_.Prepare(h.Slice(begin, end), w.gate_up.type(), arena_), w.gate_up,
-                Rows::Of(gate_up));
-    ops_.SiluMul(gate_up, product);
+    const int64_t end = std::min(h.rows, begin + kMlpRows);
+    const Activation input = ops_.Prepare(h.Slice(begin, end), w.gate_up.type(), arena_);
+    const Rows product = arena_.Matrix(type_, end - begin, inner);
+    ops_.SiluMul(ops_.LinearColumns(input, w.gate_up, 0, inner, arena_),
+                 ops_.LinearColumns(input, w.gate_up, inner, 2 * inner, arena_), product);
     ops_.AddLinear(ops_.Prepare(product, w.down.type(), arena_), w.down, x.Slice(begin, end));
   }
 }
 
-// x[t] += sum over the token's experts, in ascending id, of weight * expert(h[t]).
-//
-// Slots (token, expert) are sorted by expert. First all slots' silu(gate) * up, by expert and run
-// of rows; then the down projections by column panel: one worker adds all experts' outputs to its
-// columns, in ascending expert order, so that the sum's order is fixed without a buffer of outputs.
-void Forward::Experts(int64_t layer, const LocalStep& step, int64_t first_row, const Rows& exact,
-                      const Rows& h, View<float, 2> x) {
+// The gate's choice for the rows from `first_row` of the step on: exact [rows, hidden] in f32 is
+// what it reads, h what the experts will read.
+RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row,
+                                  const Rows& exact, const Rows& h) {
+  const TraceZone zone(trace_, "router", static_cast<int32_t>(layer));
   const MoeWeights& w = weights_.layer(layer).moe;
   const int64_t rows = h.rows;
   const int64_t experts = config_.n_routed_experts;
@@ -65,7 +102,6 @@ void Forward::Experts(int64_t layer, const LocalStep& step, int64_t first_row, c
   auto* chosen = arena_.Array<int32_t>(rows * active);
   auto* weight = arena_.Array<float>(rows * active);
   {
-    const TraceZone zone(trace_, "router", static_cast<int32_t>(layer));
     const ArenaScope scope(arena_);
     const View<float, 2> logits = arena_.Floats(rows, experts);
     float* scratch = arena_.Array<float>(2 * experts);
@@ -84,45 +120,32 @@ void Forward::Experts(int64_t layer, const LocalStep& step, int64_t first_row, c
                   capture->router_weights[static_cast<size_t>(layer)].data() + at);
     }
   }
+  return {ops_.Prepare(h, w.input_type, arena_), rows, chosen, weight};
+}
 
-  const TraceZone zone(trace_, "experts", static_cast<int32_t>(layer));
-  // Counting sort of the slots by expert; a token's slots keep the order of tokens.
-  std::vector<int64_t> first(static_cast<size_t>(experts) + 1, 0);
-  for (int64_t i = 0; i < rows * active; ++i) ++first[static_cast<size_t>(chosen[i]) + 1];
-  std::partial_sum(first.begin(), first.end(), first.begin());
-  auto* slot_row = arena_.Array<int32_t>(rows * active);
-  auto* slot_weight = arena_.Array<float>(rows * active);
-  {
-    std::vector<int64_t> next = first;
-    for (int64_t i = 0; i < rows * active; ++i) {
-      const int64_t slot = next[static_cast<size_t>(chosen[i])]++;
-      slot_row[slot] = static_cast<int32_t>(i / active);
-      slot_weight[slot] = weight[i];
-    }
-  }
+Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const ExpertOrder& order) {
   struct Item {
     int64_t expert;
     int64_t begin;  // slots
     int64_t end;
   };
   std::vector<Item> items;
-  for (int64_t e = 0; e < experts; ++e) {
-    const int64_t end = first[static_cast<size_t>(e) + 1];
-    for (int64_t b = first[static_cast<size_t>(e)]; b < end; b += kExpertRows) {
+  for (int64_t e = 0; e < config_.n_routed_experts; ++e) {
+    const int64_t end = order.first[static_cast<size_t>(e) + 1];
+    for (int64_t b = order.first[static_cast<size_t>(e)]; b < end; b += kExpertRows) {
       items.push_back({e, b, std::min(end, b + kExpertRows)});
     }
   }
-
+  const std::vector<MlpWeights>& experts = weights_.layer(layer).moe.experts;
   const int64_t inner = config_.moe_intermediate_size;
-  const MlpWeights& any = w.experts[0];
-  const Activation input = ops_.Prepare(h, any.gate_up.type(), arena_);
-  const Rows product = arena_.Matrix(type_, rows * active, inner);
+  const Rows product = arena_.Matrix(type_, order.slots(), inner);
+  const ArenaScope scope(arena_);
   const View<float, 2> gate_up = arena_.Floats(ops_.team().size() * kExpertRows, 2 * inner);
   ops_.ForEachWorker(static_cast<int64_t>(items.size()), [&](int64_t i, int worker, void* scratch) {
     const Item& item = items[static_cast<size_t>(i)];
     const View<float, 2> mine = gate_up.Slice(worker * kExpertRows, (worker + 1) * kExpertRows);
-    GemmArgs args = GemmOf(input, w.experts[static_cast<size_t>(item.expert)].gate_up);
-    args.a_rows = slot_row + item.begin;
+    GemmArgs args = GemmOf(input, experts[static_cast<size_t>(item.expert)].gate_up);
+    args.a_rows = order.row.data() + item.begin;
     args.m = item.end - item.begin;
     args.c = mine.data();
     args.c_stride = mine.stride(0);
@@ -139,25 +162,98 @@ void Forward::Experts(int64_t layer, const LocalStep& step, int64_t first_row, c
                            .out = out.data,
                            .out_stride = out.stride});
   });
+  return product;
+}
 
-  const Activation output = ops_.Prepare(product, any.down.type(), arena_);
-  ops_.ForEach(any.down.panels(), [&](int64_t panel, void* scratch) {
-    for (int64_t e = 0; e < experts; ++e) {
-      const int64_t begin = first[static_cast<size_t>(e)];
-      const int64_t end = first[static_cast<size_t>(e) + 1];
+// x[t] += sum over the token's experts, in ascending id, of weight * expert(h[t]).
+//
+// First all slots' silu(gate) * up, by expert and run of rows; then the down projections by column
+// panel: one worker adds all experts' outputs to its columns, in ascending expert order, so that
+// the sum's order is fixed without a buffer of outputs.
+void Forward::ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<float, 2> x) {
+  const TraceZone zone(trace_, "experts", static_cast<int32_t>(layer));
+  const MoeWeights& w = weights_.layer(layer).moe;
+  const int64_t active = config_.num_experts_per_tok;
+  const std::vector<int32_t> expert(tokens.experts, tokens.experts + tokens.rows * active);
+  std::vector<int32_t> row(expert.size());
+  for (size_t i = 0; i < row.size(); ++i)
+    row[i] = static_cast<int32_t>(static_cast<int64_t>(i) / active);
+  const ExpertOrder order = ExpertOrder::Of(config_.n_routed_experts, expert, row);
+  std::vector<float> weight;
+  for (int32_t slot : order.slot) weight.push_back(tokens.weights[slot]);
+
+  const Activation output =
+      ops_.Prepare(ExpertProducts(layer, tokens.input, order), w.down_type, arena_);
+  const int64_t panels = (config_.hidden_size + kPanel - 1) / kPanel;
+  ops_.ForEach(panels, [&](int64_t panel, void* scratch) {
+    for (int64_t e = 0; e < config_.n_routed_experts; ++e) {
+      const int64_t begin = order.first[static_cast<size_t>(e)];
+      const int64_t end = order.first[static_cast<size_t>(e) + 1];
       if (begin == end) continue;
       GemmArgs args = GemmOf(output.Slice(begin, end), w.experts[static_cast<size_t>(e)].down);
       args.panel_begin = panel;
       args.panel_end = panel + 1;
       args.c = x.data();
       args.c_stride = x.stride(0);
-      args.c_rows = slot_row + begin;
-      args.c_scale = slot_weight + begin;
+      args.c_rows = order.row.data() + begin;
+      args.c_scale = weight.data() + begin;
       args.epilogue = Epilogue::kAddF32;
       args.scratch = scratch;
       ops_.table().gemm(args);
     }
   });
+}
+
+// The same sum where experts are spread over ranks: each comes back as one row for every slot, and
+// its home adds them in the same order.
+void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens, View<float, 2> x) {
+  const auto layer_number = static_cast<int32_t>(layer);
+  const MoeWeights& w = weights_.layer(layer).moe;
+  {
+    ExpertExchange::Work work;
+    {
+      const TraceZone zone(trace_, "expert dispatch", layer_number);
+      work = expert_exchange_.Dispatch(layer_number, tokens, arena_);
+    }
+    const TraceZone zone(trace_, "experts", layer_number);
+    const ExpertOrder order = ExpertOrder::Of(config_.n_routed_experts, work.expert, work.row);
+    const Activation output =
+        ops_.Prepare(ExpertProducts(layer, work.input, order), w.down_type, arena_);
+    float* outputs = expert_exchange_.Outputs(order.slots());
+    ops_.ForEach(config_.n_routed_experts, [&](int64_t e, void* scratch) {
+      const int64_t begin = order.first[static_cast<size_t>(e)];
+      const int64_t end = order.first[static_cast<size_t>(e) + 1];
+      if (begin == end) return;
+      GemmArgs args = GemmOf(output.Slice(begin, end), w.experts[static_cast<size_t>(e)].down);
+      args.c = outputs;
+      args.c_stride = config_.hidden_size;
+      args.c_rows = order.slot.data() + begin;
+      args.epilogue = Epilogue::kStoreF32;
+      args.scratch = scratch;
+      ops_.table().gemm(args);
+    });
+  }
+  const TraceZone zone(trace_, "expert combine", layer_number);
+  std::vector<const float*> next = expert_exchange_.Combine(layer_number);  // of each part
+  const int64_t active = config_.num_experts_per_tok;
+  std::vector<std::pair<int32_t, int64_t>> slots(static_cast<size_t>(active));
+  std::vector<const float*> outputs(static_cast<size_t>(active));
+  for (int64_t row = 0; row < tokens.rows; ++row) {
+    for (int64_t j = 0; j < active; ++j) {
+      const int32_t expert = tokens.experts[row * active + j];
+      const float*& output = next[static_cast<size_t>(expert_exchange_.PartOf(expert))];
+      outputs[static_cast<size_t>(j)] = output;
+      output += config_.hidden_size;
+      slots[static_cast<size_t>(j)] = {expert, j};
+    }
+    std::sort(slots.begin(), slots.end());
+    float* to = x.row(row);
+    for (const auto& [expert, j] : slots) {
+      const float* y = outputs[static_cast<size_t>(j)];
+      const float weight = tokens.weights[row * active + j];
+      for (int64_t c = 0; c < config_.hidden_size; ++c) to[c] = to[c] + weight * y[c];
+    }
+  }
 }
 
 }  // namespace causeway

@@ -264,6 +264,7 @@ Status WeightLoader::AddMoe(const std::string& prefix, MoeWeights& out) {
   }
   CAUSEWAY_ASSIGN_OR_RETURN(const bool int8_in, KeepsInt8(in, c.hidden_size));
   CAUSEWAY_ASSIGN_OR_RETURN(const bool int8_down, KeepsInt8(down, inner));
+  out.input_type = out.down_type = int8_in && int8_down ? DType::kI8 : weights_.mode_;
   out.experts.resize(static_cast<size_t>(c.n_routed_experts));
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
     if (!weights_.share_.experts[static_cast<size_t>(e)]) continue;

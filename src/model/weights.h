@@ -59,10 +59,12 @@ struct MlpWeights {
 };
 
 struct MoeWeights {
-  Weight gate;              // [experts, hidden] f32
-  std::vector<float> bias;  // [experts], noaux_tc only
-  std::vector<MlpWeights> experts;
-  MlpWeights shared;  // empty if n_shared_experts is 0
+  Weight gate;                     // [experts, hidden] f32
+  std::vector<float> bias;         // [experts], noaux_tc only
+  DType input_type = DType::kF32;  // of all experts' gate_up, and of their down
+  DType down_type = DType::kF32;
+  std::vector<MlpWeights> experts;  // empty where another host holds it
+  MlpWeights shared;                // empty if n_shared_experts is 0
 };
 
 struct LayerWeights {

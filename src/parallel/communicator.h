@@ -93,6 +93,8 @@ class Communicator {
 
 // A group of `size` ranks that are threads of this process: spin, then yield, then sleep.
 // result[i] is rank i's end; the ends share state that lives until the last is destroyed.
-std::vector<std::unique_ptr<Communicator>> MakeThreadsCommunicators(int size, int64_t timeout_ms);
+// Errors call them first_rank, first_rank + 1, ...
+std::vector<std::unique_ptr<Communicator>> MakeThreadsCommunicators(int size, int64_t timeout_ms,
+                                                                    int first_rank = 0);
 
 }  // namespace causeway

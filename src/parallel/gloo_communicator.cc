@@ -1,7 +1,7 @@
 // Between each two ranks there is one TCP connection, and on it control messages and the data of
-// large exchanges. A thread for each peer does nothing but read its control messages, so that a peer
-// that dies or aborts is noticed at once, whatever this rank waits for: Gloo itself tells a wait of
-// a dead peer only while nothing of the message has arrived.
+// large exchanges. A thread for each peer does nothing but read its control messages, so that a
+// peer that dies or aborts is noticed at once, whatever this rank waits for: Gloo itself tells a
+// wait of a dead peer only while nothing of the message has arrived.
 //
 //   barrier    kArrive to every peer; complete when one has come from every peer
 //   exchange   kExchange to every peer, with both sizes as this rank knows them, and with the data

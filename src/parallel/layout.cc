@@ -18,12 +18,6 @@ std::string Nearest(int value, const std::vector<int>& legal) {
   return text;
 }
 
-std::vector<int> Multiples(int64_t of) {
-  std::vector<int> out;
-  for (int64_t value = of; value <= kMost; value += of) out.push_back(static_cast<int>(value));
-  return out;
-}
-
 std::vector<int> Divisors(int of) {
   std::vector<int> out;
   for (int value = 1; value <= of; ++value) {

@@ -82,6 +82,8 @@ struct Layout {
   // Ranks that hold each part of the experts.
   int expert_copies() const { return world() / ep; }
   int ExpertPartOf(int rank) const { return rank / expert_copies(); }
+  // False: every rank has all experts, so that tokens stay at home.
+  bool tokens_travel() const { return ep > 1; }
   // The rank that computes a part's experts for the tokens of `home`: among the part's ranks the
   // one that stands as `home` does among its own.
   int ExpertRank(int home, int part) const {

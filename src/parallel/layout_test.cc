@@ -8,7 +8,7 @@ namespace causeway {
 namespace {
 
 StatusOr<Layout> Make(int world, int cp, int dp = 1, int ep = 0, int threads = 1) {
-  return Layout::Make(world, cp, dp, ep, threads, PartitionKind::kBalanced);
+  return Layout::Make({.world = world, .cp = cp, .dp = dp, .ep = ep, .threads_per_rank = threads});
 }
 
 std::string ErrorOf(const StatusOr<Layout>& layout) {

@@ -38,7 +38,8 @@ enum class Kind : uint8_t { kBarrier, kOffer, kTaken };
 // count has passed n.
 class Group {
  public:
-  explicit Group(int size) : arrivals_(static_cast<size_t>(size)), offers_(arrivals_.size()) {}
+  Group(int size, int first_rank)
+      : first_rank_(first_rank), arrivals_(static_cast<size_t>(size)), offers_(arrivals_.size()) {}
 
   // `kind` tells a barrier from the two phases of an exchange.
   void Arrive(int rank, CollectiveName name, Kind kind) {
@@ -80,7 +81,8 @@ class Group {
     Offer& mine = offers_[static_cast<size_t>(rank)];
     CheckAborted(rank, name);
     if (mine.withdrawn.load(std::memory_order_relaxed)) {
-      throw StepFailed(Text("rank ", rank, ": ", NameOf(name), " follows an exchange that failed"));
+      throw StepFailed(
+          Text("rank ", Name(rank), ": ", NameOf(name), " follows an exchange that failed"));
     }
     mine.to.assign(to.begin(), to.end());
     mine.from.assign(from.begin(), from.end());
@@ -156,7 +158,7 @@ class Group {
     theirs.readers.fetch_sub(1, std::memory_order_seq_cst);
     if (!withdrawn) return;
     CheckAborted(rank, name);
-    throw StepFailed(Text("rank ", rank, ": ", NameOf(name), ": rank ", peer, " gave it up"));
+    throw StepFailed(Text("rank ", Name(rank), ": ", NameOf(name), ": rank ", peer, " gave it up"));
   }
 
   // `missing` remembers the first rank not seen yet, so that a wait looks at each rank once.
@@ -182,18 +184,18 @@ class Group {
     std::string absent;
     for (size_t other = 0; other < arrivals_.size(); ++other) {
       if (arrivals_[other].count.load(std::memory_order_acquire) < round) {
-        absent += Text(absent.empty() ? "" : ", ", other);
+        absent += Text(absent.empty() ? "" : ", ", Name(static_cast<int>(other)));
       }
     }
     if (absent.empty()) return;  // the last one came just after the deadline
-    throw StepFailed(Text("rank ", rank, ": ", NameOf(name), " passed its deadline; rank ", absent,
-                          " did not arrive"));
+    throw StepFailed(Text("rank ", Name(rank), ": ", NameOf(name), " passed its deadline; rank ",
+                          absent, " did not arrive"));
   }
 
   void CheckAborted(int rank, CollectiveName name) {
     if (!aborted_.load(std::memory_order_acquire)) return;
     const std::lock_guard lock(mutex_);
-    throw StepFailed(Text("rank ", rank, ": ", NameOf(name), " was aborted: ", reason_));
+    throw StepFailed(Text("rank ", Name(rank), ": ", NameOf(name), " was aborted: ", reason_));
   }
 
   // Ranks that meet in different operations have taken different branches: a bug that must be named
@@ -202,11 +204,15 @@ class Group {
     for (size_t other = 0; other < arrivals_.size(); ++other) {
       const CollectiveName& theirs = arrivals_[other].name[round % 2];
       const Kind their_kind = arrivals_[other].kind[round % 2];
-      CheckSameCall({rank, name, kind != Kind::kBarrier},
-                    {static_cast<int>(other), theirs, their_kind != Kind::kBarrier});
+      CheckSameCall({Name(rank), name, kind != Kind::kBarrier},
+                    {Name(static_cast<int>(other)), theirs, their_kind != Kind::kBarrier});
     }
   }
 
+  // What errors call a member.
+  int Name(int rank) const { return first_rank_ + rank; }
+
+  const int first_rank_;
   std::vector<Arrival> arrivals_;
   std::vector<Offer> offers_;
   std::atomic<int> sleepers_{0};
@@ -238,9 +244,10 @@ class ThreadsCommunicator : public Communicator {
 
 }  // namespace
 
-std::vector<std::unique_ptr<Communicator>> MakeThreadsCommunicators(int size, int64_t timeout_ms) {
+std::vector<std::unique_ptr<Communicator>> MakeThreadsCommunicators(int size, int64_t timeout_ms,
+                                                                    int first_rank) {
   CHECK(size >= 1, size);
-  auto group = std::make_shared<Group>(size);
+  auto group = std::make_shared<Group>(size, first_rank);
   std::vector<std::unique_ptr<Communicator>> ends;
   for (int rank = 0; rank < size; ++rank) {
     ends.push_back(std::make_unique<ThreadsCommunicator>(group, rank, size, timeout_ms));

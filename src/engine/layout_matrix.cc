@@ -1,0 +1,107 @@
+#include "engine/layout_matrix.h"
+
+#include <algorithm>
+#include <random>
+
+namespace causeway {
+namespace {
+constexpr uint32_t kPromptSeed = 20261125;
+}
+
+std::string LayoutCase::ToString() const { return Text(layout.ToString(), ", chunk ", chunk); }
+
+std::vector<LayoutCase> LayoutCases(const ModelConfig& config, DType mode, int most_ranks,
+                                    int hosts) {
+  std::vector<LayoutCase> cases;
+  int threads = 1;
+  for (int world = hosts; world <= most_ranks; world += hosts) {
+    for (int cp = 1; cp <= world; ++cp) {
+      for (int dp = 1; cp * dp <= world; ++dp) {
+        for (int ep = 1; ep <= world; ++ep) {
+          for (MoeA2a backend : {MoeA2a::kAllGather, MoeA2a::kAllToAll}) {
+            for (PartitionKind partition :
+                 {PartitionKind::kContiguous, PartitionKind::kZigzag, PartitionKind::kBalanced}) {
+              const auto layout = Layout::Make({.world = world,
+                                                .cp = cp,
+                                                .dp = dp,
+                                                .ep = ep,
+                                                .hosts = hosts,
+                                                .threads_per_rank = threads,
+                                                .partition = partition,
+                                                .moe_a2a = backend});
+              if (!layout.ok() || !CheckLayout(config, mode, *layout).ok()) continue;
+              threads = 3 - threads;
+              for (int64_t chunk : {1, 7, 64, 1000, -1}) cases.push_back({*layout, chunk});
+            }
+          }
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+std::vector<LayoutCase> SampleCases(std::vector<LayoutCase> cases, int64_t count, uint64_t seed) {
+  if (static_cast<int64_t>(cases.size()) <= count) return cases;
+  std::mt19937_64 random(seed);
+  std::vector<LayoutCase> out;
+  std::sample(cases.begin(), cases.end(), std::back_inserter(out), count, random);
+  return out;
+}
+
+std::vector<std::vector<int32_t>> MatrixPrompts(int64_t vocab_size) {
+  std::mt19937 random(kPromptSeed);
+  std::vector<std::vector<int32_t>> prompts;
+  for (int64_t length : {1, 131, 2, 37, 70}) {
+    auto& prompt = prompts.emplace_back();
+    for (int64_t i = 0; i < length; ++i) {
+      prompt.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(vocab_size)));
+    }
+  }
+  return prompts;
+}
+
+StatusOr<std::vector<float>> MatrixLogits(ModelHost& host, const LayoutCase& one,
+                                          const std::vector<std::vector<int32_t>>& prompts) {
+  if (host.ranks().layout() != one.layout) host.SetLayout(one.layout);
+  std::vector<std::unique_ptr<SequenceRun>> runs;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    CAUSEWAY_ASSIGN_OR_RETURN(auto run,
+                              SequenceRun::Make(host, static_cast<int64_t>(prompts[i].size())));
+    runs.push_back(std::move(run));
+  }
+  std::vector<std::vector<float>> logits(prompts.size());
+  std::vector<int64_t> done(prompts.size(), 0);
+  for (;;) {
+    Batch batch;
+    std::vector<size_t> owners;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const auto length = static_cast<int64_t>(prompts[i].size());
+      const int64_t end = one.chunk <= 0 ? length : std::min(length, done[i] + one.chunk);
+      if (end == done[i]) continue;
+      batch.extends.push_back({.tokens = {prompts[i].begin() + done[i], prompts[i].begin() + end},
+                               .begin = done[i],
+                               .decode = false,
+                               .pages = runs[i]->pages(),
+                               .logits = LogitsWanted::kAll,
+                               .dp = static_cast<int32_t>(i % static_cast<size_t>(one.layout.dp))});
+      owners.push_back(i);
+      done[i] = end;
+    }
+    if (batch.extends.empty()) break;
+    StepOutput output(host.config(), host.weights().mode(), batch, nullptr);
+    CAUSEWAY_RETURN_IF_ERROR(host.ranks().RunStep(batch, output));
+    for (size_t i = 0; i < owners.size(); ++i) {
+      const Extend& e = batch.extends[i];
+      const float* first =
+          output.logits().row(output.RowOf(batch, static_cast<int32_t>(i), e.begin));
+      auto& to = logits[owners[i]];
+      to.insert(to.end(), first, first + (e.end() - e.begin) * host.config().vocab_size);
+    }
+  }
+  std::vector<float> all;
+  for (const auto& one_prompt : logits) all.insert(all.end(), one_prompt.begin(), one_prompt.end());
+  return all;
+}
+
+}  // namespace causeway

@@ -1,0 +1,82 @@
+// ExpertExchange: tokens travel to the ranks that hold their experts, and outputs come home.
+//
+// Every token has a home, the rank that has its residual row. Experts lie in ep parts; for the
+// tokens of a home one rank of each part is their worker (Layout::ExpertRank). A worker takes its
+// homes in ascending rank, their tokens in order and a token's slots in order; the k-th slot that
+// it takes from a home is row k of what comes back to that home. So neither side sends an index.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/buffer.h"
+#include "checkpoint/model_config.h"
+#include "kernels/op_set.h"
+#include "parallel/layout.h"
+#include "parallel/rank_link.h"
+
+namespace causeway {
+
+// Tokens of one home and their experts.
+struct RoutedTokens {
+  Activation input;  // [rows, hidden], as the experts' products read it
+  int64_t rows = 0;
+  const int32_t* experts = nullptr;  // [rows, num_experts_per_tok], best first
+  const float* weights = nullptr;    // the same
+};
+
+// Slots (token, expert) in the order of experts.
+struct ExpertOrder {
+  std::vector<int64_t> first;  // [experts + 1]: slots of expert e are [first[e], first[e + 1])
+  std::vector<int32_t> row;    // of the input
+  std::vector<int32_t> slot;   // which of the slots given it is
+
+  // experts[i]: of slot i, or -1: no slot; rows[i]: its row of the input.
+  static ExpertOrder Of(int64_t experts, const std::vector<int32_t>& expert,
+                        const std::vector<int32_t>& row);
+  int64_t slots() const { return static_cast<int64_t>(row.size()); }
+};
+
+// One rank's end. Used by its thread only.
+class ExpertExchange {
+ public:
+  ExpertExchange(const ModelConfig& config, const Layout& layout, int rank, RankLink& host);
+
+  // What a worker has to compute.
+  struct Work {
+    Activation input;             // in the arena
+    std::vector<int32_t> expert;  // of each slot, homes in ascending order
+    std::vector<int32_t> row;     // of each slot, in `input`
+    int64_t slots() const { return static_cast<int64_t>(expert.size()); }
+  };
+  // Collective. This rank offers `tokens`, which must stay as they are until Combine returns, and
+  // gets the work that is its own.
+  Work Dispatch(int32_t layer, const RoutedTokens& tokens, Arena& arena);
+  // Memory for the outputs of the work, [slots, hidden] f32.
+  float* Outputs(int64_t slots);
+  // Collective. result[part]: the outputs of this rank's slots whose experts are in that part, in
+  // the order of tokens and slots, [*, hidden]; good until the next Dispatch.
+  std::vector<const float*> Combine(int32_t layer);
+  // The part that holds an expert.
+  int PartOf(int32_t expert) const { return part_of_[static_cast<size_t>(expert)]; }
+
+ private:
+  // What a rank shares at Dispatch and at Combine.
+  struct Offer {
+    RoutedTokens tokens;
+    const float* outputs = nullptr;
+    std::vector<int64_t> first_slot;  // of each home of this worker
+  };
+
+  const ModelConfig& config_;
+  const Layout& layout_;
+  const int rank_;
+  const int first_rank_;  // of this host
+  RankLink& host_;
+  std::vector<int> part_of_;  // [experts]
+  Offer offer_;
+  Buffer outputs_;
+};
+
+}  // namespace causeway
