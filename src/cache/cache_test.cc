@@ -50,6 +50,12 @@ TEST(KvCache, KeepsLatentsAsRowsAndIndexKeysAsPanels) {
   // [dim / 2][64][2]: dimension 3 of slot 5 is the second of group 1.
   EXPECT_EQ(panel[1 * kPage * 2 + 5 * 2 + 1], 10);
   EXPECT_EQ(static_cast<Bf16*>(cache.LatentPage(0, 2))[63 * 6 + 5], 0);
+  Bf16 latent_back[6] = {};
+  Bf16 key_back[4] = {};
+  cache.LoadLatent(1, 2, 63, latent_back);
+  cache.LoadIndexKey(1, 2, 5, key_back);
+  EXPECT_TRUE(std::equal(latent, latent + 6, latent_back));
+  EXPECT_TRUE(std::equal(key, key + 4, key_back));
 }
 
 }  // namespace

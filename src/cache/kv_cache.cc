@@ -41,4 +41,18 @@ void KvCache::StoreIndexKey(int64_t layer, int32_t page, int64_t slot, const voi
   }
 }
 
+void KvCache::LoadLatent(int64_t layer, int32_t page, int64_t slot, void* values) const {
+  const int64_t bytes = shape_.latent_dim * SizeOf(shape_.type);
+  std::memcpy(values, static_cast<const char*>(LatentPage(layer, page)) + slot * bytes,
+              static_cast<size_t>(bytes));
+}
+
+void KvCache::LoadIndexKey(int64_t layer, int32_t page, int64_t slot, void* values) const {
+  const int64_t groups = shape_.index_dim * SizeOf(shape_.type) / 4;
+  const auto* panel = static_cast<const uint32_t*>(IndexPage(layer, page));
+  for (int64_t g = 0; g < groups; ++g) {
+    std::memcpy(static_cast<char*>(values) + g * 4, &panel[g * kPage + slot], 4);
+  }
+}
+
 }  // namespace causeway

@@ -37,6 +37,9 @@ class KvCache {
   // Stores one token's values, already in the cache's type.
   void StoreLatent(int64_t layer, int32_t page, int64_t slot, const void* values) const;
   void StoreIndexKey(int64_t layer, int32_t page, int64_t slot, const void* values) const;
+  // Their opposites.
+  void LoadLatent(int64_t layer, int32_t page, int64_t slot, void* values) const;
+  void LoadIndexKey(int64_t layer, int32_t page, int64_t slot, void* values) const;
 
  private:
   const KvShape shape_;

@@ -1,9 +1,28 @@
 #include "model/expert_exchange.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
 namespace causeway {
+namespace {
+
+// All hosts at once; the sizes of `received` are what is expected.
+template <typename T>
+void ExchangeBetweenHosts(Communicator& hosts, CollectiveName name,
+                          const std::vector<std::vector<T>>& sent,
+                          std::vector<std::vector<T>>& received) {
+  std::vector<Outgoing> to;
+  std::vector<Incoming> from;
+  const auto bytes = [](const std::vector<T>& v) {
+    return static_cast<int64_t>(v.size() * sizeof(T));
+  };
+  for (const auto& piece : sent) to.push_back({piece.data(), bytes(piece)});
+  for (auto& piece : received) from.push_back({piece.data(), bytes(piece)});
+  hosts.Exchange(name, to, from);
+}
+
+}  // namespace
 
 ExpertOrder ExpertOrder::Of(int64_t experts, const std::vector<int32_t>& expert,
                             const std::vector<int32_t>& row) {
@@ -37,16 +56,20 @@ ExpertExchange::ExpertExchange(const ModelConfig& config, const Layout& layout, 
 }
 
 ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens& tokens,
-                                              Arena& arena) {
+                                              const std::vector<int64_t>& home_rows, Arena& arena) {
   offer_.tokens = tokens;
-  host_.Barrier({"expert_dispatch", layer}, &offer_);
+  const CollectiveName name{"expert_dispatch", layer};
+  host_.Barrier(name, &offer_, [this, name, &home_rows](Communicator& hosts) {
+    FetchTokens(hosts, name, home_rows);
+  });
 
   const int part = layout_.ExpertPartOf(rank_);
   const int copies = layout_.expert_copies();
   std::vector<const RoutedTokens*> homes;
   int64_t rows = 0;
   for (int home = rank_ % copies; home < layout_.world(); home += copies) {
-    homes.push_back(&host_.Shared<Offer>(home - first_rank_)->tokens);
+    homes.push_back(IsHere(home) ? &OfferOf(home).tokens
+                                 : &OfferOf(first_rank_).remote.tokens[static_cast<size_t>(home)]);
     rows += homes.back()->rows;
   }
   const bool int8 = tokens.input.quantized.data != nullptr;
@@ -76,6 +99,7 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
       ++filled;
     }
   }
+  offer_.first_slot.push_back(work.slots());
   const Rows used = input.Slice(0, filled);
   if (int8) {
     // The products read `quantized`; `rows` only says how many there are and how wide.
@@ -96,14 +120,179 @@ float* ExpertExchange::Outputs(int64_t slots) {
 
 std::vector<const float*> ExpertExchange::Combine(int32_t layer) {
   offer_.outputs = outputs_.as<float>();
-  host_.Barrier({"expert_combine", layer}, &offer_);
+  const CollectiveName name{"expert_combine", layer};
+  host_.Barrier(name, &offer_, [this, name](Communicator& hosts) { FetchOutputs(hosts, name); });
   std::vector<const float*> parts;
   for (int part = 0; part < layout_.ep; ++part) {
-    const Offer& worker = *host_.Shared<Offer>(layout_.ExpertRank(rank_, part) - first_rank_);
-    const auto home = static_cast<size_t>(rank_ / layout_.expert_copies());
-    parts.push_back(worker.outputs + worker.first_slot[home] * config_.hidden_size);
+    const int worker = layout_.ExpertRank(rank_, part);
+    if (IsHere(worker)) {
+      const auto home = static_cast<size_t>(rank_ / layout_.expert_copies());
+      parts.push_back(OfferOf(worker).outputs +
+                      OfferOf(worker).first_slot[home] * config_.hidden_size);
+    } else {
+      parts.push_back(OfferOf(first_rank_)
+                          .remote.of_parts[static_cast<size_t>(rank_ - first_rank_)]
+                                          [static_cast<size_t>(part)]);
+    }
   }
   return parts;
+}
+
+std::vector<int64_t> ExpertExchange::RowsFor(int home, const RoutedTokens& tokens, int host) const {
+  const int64_t active = config_.num_experts_per_tok;
+  std::vector<int64_t> rows;
+  for (int64_t row = 0; row < tokens.rows; ++row) {
+    bool wanted = layout_.moe_a2a != MoeA2a::kAllToAll;
+    for (int64_t j = 0; j < active && !wanted; ++j) {
+      const int part = PartOf(tokens.experts[row * active + j]);
+      wanted = layout_.HostOf(layout_.ExpertRank(home, part)) == host;
+    }
+    if (wanted) rows.push_back(row);
+  }
+  return rows;
+}
+
+// First every host learns the choices of all tokens, then it gets the rows that it needs: by then
+// both sides know which.
+void ExpertExchange::FetchTokens(Communicator& hosts, CollectiveName name,
+                                 const std::vector<int64_t>& home_rows) {
+  const int64_t active = config_.num_experts_per_tok;
+  const auto world = static_cast<size_t>(layout_.world());
+  const auto host_count = static_cast<size_t>(layout_.hosts);
+  const int host = layout_.HostOf(rank_);
+  const int here = layout_.ranks_per_host();
+  Remote& remote = offer_.remote;
+  remote.tokens.resize(world);
+  remote.experts.resize(world);
+  remote.rows.resize(world);
+  remote.scales.resize(world);
+
+  std::vector<std::vector<int32_t>> sent_experts(host_count);
+  std::vector<std::vector<int32_t>> received_experts(host_count);
+  for (int home = 0; home < layout_.world(); ++home) {
+    const auto count = static_cast<size_t>(home_rows[static_cast<size_t>(home)] * active);
+    if (!IsHere(home)) {
+      auto& from = received_experts[static_cast<size_t>(layout_.HostOf(home))];
+      from.resize(from.size() + count);
+      continue;
+    }
+    const RoutedTokens& tokens = OfferOf(home).tokens;
+    for (size_t other = 0; other < host_count; ++other) {
+      if (static_cast<int>(other) == host) continue;
+      sent_experts[other].insert(sent_experts[other].end(), tokens.experts, tokens.experts + count);
+    }
+  }
+  ExchangeBetweenHosts(hosts, name, sent_experts, received_experts);
+  std::vector<size_t> next(host_count, 0);
+  for (int home = 0; home < layout_.world(); ++home) {
+    if (IsHere(home)) continue;
+    const auto at = static_cast<size_t>(home);
+    const auto from = static_cast<size_t>(layout_.HostOf(home));
+    const auto count = static_cast<size_t>(home_rows[at] * active);
+    const int32_t* first = received_experts[from].data() + next[from];
+    remote.experts[at].assign(first, first + count);
+    next[from] += count;
+    remote.tokens[at].rows = home_rows[at];
+    remote.tokens[at].experts = remote.experts[at].data();
+  }
+
+  const Activation& model = offer_.tokens.input;
+  const bool int8 = model.quantized.data != nullptr;
+  const Rows& shape = int8 ? model.quantized : model.rows;
+  const auto row_bytes = static_cast<size_t>(shape.cols * SizeOf(shape.type));
+  const size_t scale_bytes = int8 ? sizeof(float) : 0;
+  std::vector<std::vector<char>> sent(host_count);
+  std::vector<std::vector<char>> received(host_count);
+  for (int home = 0; home < layout_.world(); ++home) {
+    if (!IsHere(home)) {
+      const auto at = static_cast<size_t>(home);
+      auto& from = received[static_cast<size_t>(layout_.HostOf(home))];
+      from.resize(from.size() +
+                  RowsFor(home, remote.tokens[at], host).size() * (row_bytes + scale_bytes));
+      continue;
+    }
+    const RoutedTokens& tokens = OfferOf(home).tokens;
+    const Rows& rows = int8 ? tokens.input.quantized : tokens.input.rows;
+    for (size_t other = 0; other < host_count; ++other) {
+      if (static_cast<int>(other) == host) continue;
+      for (int64_t row : RowsFor(home, tokens, static_cast<int>(other))) {
+        const char* data = static_cast<const char*>(rows.row(row));
+        sent[other].insert(sent[other].end(), data, data + row_bytes);
+        const char* scale = reinterpret_cast<const char*>(tokens.input.scale + (int8 ? row : 0));
+        if (int8) sent[other].insert(sent[other].end(), scale, scale + scale_bytes);
+      }
+    }
+  }
+  ExchangeBetweenHosts(hosts, name, sent, received);
+  std::fill(next.begin(), next.end(), 0);
+  for (int home = 0; home < layout_.world(); ++home) {
+    if (home / here == host) continue;
+    const auto at = static_cast<size_t>(home);
+    const auto from = static_cast<size_t>(layout_.HostOf(home));
+    remote.rows[at].resize(static_cast<size_t>(home_rows[at]) * row_bytes);
+    remote.scales[at].resize(static_cast<size_t>(home_rows[at]));
+    for (int64_t row : RowsFor(home, remote.tokens[at], host)) {
+      const char* data = received[from].data() + next[from];
+      std::memcpy(remote.rows[at].data() + static_cast<size_t>(row) * row_bytes, data, row_bytes);
+      if (int8) {
+        std::memcpy(&remote.scales[at][static_cast<size_t>(row)], data + row_bytes, scale_bytes);
+      }
+      next[from] += row_bytes + scale_bytes;
+    }
+    const Rows rows = Rows::Dense(remote.rows[at].data(), shape.type, home_rows[at], shape.cols);
+    Activation& input = remote.tokens[at].input;
+    input = {};
+    (int8 ? input.quantized : input.rows) = rows;
+    input.scale = int8 ? remote.scales[at].data() : nullptr;
+  }
+}
+
+// Outputs go home: for each home in order, each of its workers here sends the slots that it took.
+void ExpertExchange::FetchOutputs(Communicator& hosts, CollectiveName name) {
+  const auto host_count = static_cast<size_t>(layout_.hosts);
+  const int64_t hidden = config_.hidden_size;
+  Remote& remote = offer_.remote;
+  std::vector<std::vector<float>> sent(host_count);
+  remote.outputs.assign(host_count, {});
+  remote.of_parts.assign(static_cast<size_t>(layout_.ranks_per_host()),
+                         std::vector<const float*>(static_cast<size_t>(layout_.ep), nullptr));
+  // Where each part of each home here begins in what its host sends.
+  std::vector<std::vector<size_t>> begins(remote.of_parts.size(),
+                                          std::vector<size_t>(static_cast<size_t>(layout_.ep), 0));
+  const int64_t active = config_.num_experts_per_tok;
+  for (int home = 0; home < layout_.world(); ++home) {
+    for (int part = 0; part < layout_.ep; ++part) {
+      const int worker = layout_.ExpertRank(home, part);
+      if (IsHere(home) == IsHere(worker)) continue;
+      if (IsHere(worker)) {
+        const Offer& offer = OfferOf(worker);
+        const auto index = static_cast<size_t>(home / layout_.expert_copies());
+        auto& to = sent[static_cast<size_t>(layout_.HostOf(home))];
+        to.insert(to.end(), offer.outputs + offer.first_slot[index] * hidden,
+                  offer.outputs + offer.first_slot[index + 1] * hidden);
+      } else {
+        const RoutedTokens& tokens = OfferOf(home).tokens;
+        int64_t slots = 0;
+        for (int64_t i = 0; i < tokens.rows * active; ++i) {
+          slots += PartOf(tokens.experts[i]) == part ? 1 : 0;
+        }
+        auto& from = remote.outputs[static_cast<size_t>(layout_.HostOf(worker))];
+        begins[static_cast<size_t>(home - first_rank_)][static_cast<size_t>(part)] = from.size();
+        from.resize(from.size() + static_cast<size_t>(slots * hidden));
+      }
+    }
+  }
+  ExchangeBetweenHosts(hosts, name, sent, remote.outputs);
+  for (int home = first_rank_; home < first_rank_ + layout_.ranks_per_host(); ++home) {
+    for (int part = 0; part < layout_.ep; ++part) {
+      const int worker = layout_.ExpertRank(home, part);
+      if (IsHere(worker)) continue;
+      const auto h = static_cast<size_t>(home - first_rank_);
+      const auto p = static_cast<size_t>(part);
+      remote.of_parts[h][p] =
+          remote.outputs[static_cast<size_t>(layout_.HostOf(worker))].data() + begins[h][p];
+    }
+  }
 }
 
 }  // namespace causeway

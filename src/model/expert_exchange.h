@@ -13,6 +13,7 @@
 #include "base/buffer.h"
 #include "checkpoint/model_config.h"
 #include "kernels/op_set.h"
+#include "parallel/communicator.h"
 #include "parallel/layout.h"
 #include "parallel/rank_link.h"
 
@@ -51,8 +52,9 @@ class ExpertExchange {
     int64_t slots() const { return static_cast<int64_t>(expert.size()); }
   };
   // Collective. This rank offers `tokens`, which must stay as they are until Combine returns, and
-  // gets the work that is its own.
-  Work Dispatch(int32_t layer, const RoutedTokens& tokens, Arena& arena);
+  // gets the work that is its own. home_rows[rank]: how many tokens each rank of the world offers.
+  Work Dispatch(int32_t layer, const RoutedTokens& tokens, const std::vector<int64_t>& home_rows,
+                Arena& arena);
   // Memory for the outputs of the work, [slots, hidden] f32.
   float* Outputs(int64_t slots);
   // Collective. result[part]: the outputs of this rank's slots whose experts are in that part, in
@@ -62,12 +64,30 @@ class ExpertExchange {
   int PartOf(int32_t expert) const { return part_of_[static_cast<size_t>(expert)]; }
 
  private:
+  // What came from other hosts, kept by the host's first rank.
+  struct Remote {
+    std::vector<RoutedTokens> tokens;  // [world]: of homes on other hosts
+    std::vector<std::vector<int32_t>> experts;
+    std::vector<std::vector<char>> rows;
+    std::vector<std::vector<float>> scales;
+    std::vector<std::vector<float>> outputs;          // [hosts]
+    std::vector<std::vector<const float*>> of_parts;  // [this host's ranks][ep], null: of this host
+  };
   // What a rank shares at Dispatch and at Combine.
   struct Offer {
     RoutedTokens tokens;
     const float* outputs = nullptr;
-    std::vector<int64_t> first_slot;  // of each home of this worker
+    std::vector<int64_t> first_slot;  // of each home of this worker, and their end
+    Remote remote;
   };
+
+  bool IsHere(int rank) const { return layout_.HostOf(rank) == layout_.HostOf(rank_); }
+  const Offer& OfferOf(int rank) const { return *host_.Shared<Offer>(rank - first_rank_); }
+  // Rows of a home that travel to a host.
+  std::vector<int64_t> RowsFor(int home, const RoutedTokens& tokens, int host) const;
+  // On the communication thread.
+  void FetchTokens(Communicator& hosts, CollectiveName name, const std::vector<int64_t>& home_rows);
+  void FetchOutputs(Communicator& hosts, CollectiveName name);
 
   const ModelConfig& config_;
   const Layout& layout_;

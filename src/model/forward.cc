@@ -15,11 +15,11 @@ constexpr int64_t kMaterialisedRows = 4096;
 
 LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const StepSlices& all,
                      const Layout& layout, int rank, bool dense_model)
-    : batch(batch_in), output(output_in), slices(all[static_cast<size_t>(rank)]) {
-  for (const auto& of_rank : all) {
+    : batch(batch_in), output(output_in), all_slices(all), slices(all[static_cast<size_t>(rank)]) {
+  for (int other = 0; other < layout.world(); ++other) {
     int64_t tokens = 0;
-    for (const Slice& s : of_rank) tokens += s.end - s.begin;
-    most_home_rows = std::max(most_home_rows, (tokens + layout.tp - 1) / layout.tp);
+    for (const Slice& s : all[static_cast<size_t>(other)]) tokens += s.end - s.begin;
+    home_rows.push_back(ShareOf(tokens, layout.PlaceOf(other).tp, layout.tp).size());
   }
   for (size_t s = 0; s < slices.size(); ++s) {
     const bool materialised =
@@ -70,6 +70,7 @@ Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& 
       host_(host),
       tp_(tensor, layout, rank),
       expert_exchange_(weights.config(), layout, rank, host),
+      host_exchange_(layout, layout.HostOf(rank), cache),
       trace_(trace),
       heads_(PartOf(tp_, config_.num_attention_heads, weights.share().heads)),
       inner_(PartOf(tp_, config_.intermediate_size, weights.share().inner)),
@@ -109,7 +110,10 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
 
   PublishKeys(index, step, x);
   const CollectiveName exchange{"kv_exchange", static_cast<int32_t>(index)};
-  host_.Arrive(exchange);  // this rank's keys are on their way; queries meanwhile
+  // This rank's keys are on their way; queries meanwhile.
+  host_.Arrive(exchange, nullptr,
+               [this, exchange, &batch = step.batch, &slices = step.all_slices](
+                   Communicator& hosts) { host_exchange_.Keys(hosts, exchange, batch, slices); });
   bool keys_ready = false;
   const auto wait_for_keys = [&] {
     if (keys_ready) return;
@@ -183,7 +187,10 @@ void Forward::Logits(const LocalStep& step, View<const float, 2> x, StepOutput& 
   }
   {
     const TraceZone zone(trace_, "head wait");
-    host_.Barrier({"hidden_exchange"});
+    const CollectiveName name{"hidden_exchange"};
+    host_.Barrier(name, nullptr, [&](Communicator& hosts) {
+      host_exchange_.Hidden(hosts, name, step.batch, step.all_slices, output);
+    });
   }
   {
     const TraceZone zone(trace_, "head");
@@ -197,7 +204,15 @@ void Forward::Logits(const LocalStep& step, View<const float, 2> x, StepOutput& 
             .Columns(host.begin * kPanel, std::min(host.end * kPanel, config_.vocab_size)));
   }
   const TraceZone zone(trace_, "head wait");
-  host_.Barrier({"logits_exchange"});
+  const CollectiveName name{"logits_exchange"};
+  host_.Barrier(name, nullptr, [&](Communicator& hosts) {
+    std::vector<Range> columns;
+    for (int host = 0; host < layout_.hosts; ++host) {
+      const Range panels = WeightShare::Of(config_, layout_, host).head_panels;
+      columns.push_back({panels.begin * kPanel, std::min(panels.end * kPanel, config_.vocab_size)});
+    }
+    host_exchange_.Logits(hosts, name, columns, output);
+  });
 }
 
 LayerPages Forward::PagesOf(int64_t layer, const LocalStep& step) const {

@@ -11,6 +11,7 @@
 #include "kernels/op_set.h"
 #include "model/batch.h"
 #include "model/expert_exchange.h"
+#include "model/host_exchange.h"
 #include "model/rope.h"
 #include "model/weights.h"
 #include "parallel/layout.h"
@@ -32,13 +33,14 @@ struct LocalStep {
 
   const Batch& batch;
   const StepOutput& output;
+  const StepSlices& all_slices;
   std::vector<Slice> slices;
   std::vector<int64_t> slice_row;  // first local row of each slice
   std::vector<int32_t> slice;      // per row
   std::vector<int32_t> position;   // per row
   std::vector<Block> blocks;       // all rows, in order
 
-  int64_t most_home_rows = 0;  // of any rank: how many passes over the experts all must make
+  std::vector<int64_t> home_rows;  // of each rank of the world: tokens whose experts it adds up
 
   // `rank` computes slices[rank] of the batch.
   LocalStep(const Batch& batch, const StepOutput& output, const StepSlices& slices,
@@ -124,7 +126,8 @@ class Forward {
   RoutedTokens RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row,
                            const Rows& exact, const Rows& h);
   void ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<float, 2> x);
-  void ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens, View<float, 2> x);
+  void ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
+                        const std::vector<int64_t>& home_rows, View<float, 2> x);
   // silu(gate) * up of the slots in `order`, by expert: [slots, moe_intermediate_size].
   Rows ExpertProducts(int64_t layer, const Activation& input, const ExpertOrder& order);
 
@@ -146,6 +149,7 @@ class Forward {
   RankLink& host_;
   TensorGroup tp_;
   ExpertExchange expert_exchange_;
+  HostExchange host_exchange_;
   TraceLane& trace_;
   const Range heads_;  // of this rank, among those that this host holds
   const Range inner_;  // columns of dense layers, the same

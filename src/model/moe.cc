@@ -32,7 +32,8 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
   const bool travel = layout_.tokens_travel();
   const int64_t pass = travel ? kTravelRows : kHomeRows;
   // A rank without tokens takes part all the same where they travel.
-  const int64_t most = travel ? step.most_home_rows : home.size();
+  const int64_t most =
+      travel ? *std::max_element(step.home_rows.begin(), step.home_rows.end()) : home.size();
   for (int64_t begin = 0; begin < most; begin += pass) {
     const ArenaScope scope(arena_);
     const int64_t first = home.begin + std::min(home.size(), begin);
@@ -43,7 +44,9 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
     if (type_ != DType::kF32) h = Normed(rows, w.post_attention_norm, type_);
     const RoutedTokens tokens = RouteTokens(layer, step, first, exact, h);
     if (travel) {
-      ExpertsElsewhere(layer, tokens, rows);
+      std::vector<int64_t> home_rows = step.home_rows;  // of each rank, in this pass
+      for (int64_t& count : home_rows) count = std::clamp(count - begin, int64_t{0}, pass);
+      ExpertsElsewhere(layer, tokens, home_rows, rows);
     } else {
       ExpertsAtHome(layer, tokens, rows);
     }
@@ -206,14 +209,15 @@ void Forward::ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<floa
 
 // The same sum where experts are spread over ranks: each comes back as one row for every slot, and
 // its home adds them in the same order.
-void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens, View<float, 2> x) {
+void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
+                               const std::vector<int64_t>& home_rows, View<float, 2> x) {
   const auto layer_number = static_cast<int32_t>(layer);
   const MoeWeights& w = weights_.layer(layer).moe;
   {
     ExpertExchange::Work work;
     {
       const TraceZone zone(trace_, "expert dispatch", layer_number);
-      work = expert_exchange_.Dispatch(layer_number, tokens, arena_);
+      work = expert_exchange_.Dispatch(layer_number, tokens, home_rows, arena_);
     }
     const TraceZone zone(trace_, "experts", layer_number);
     const ExpertOrder order = ExpertOrder::Of(config_.n_routed_experts, work.expert, work.row);

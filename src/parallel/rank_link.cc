@@ -1,5 +1,7 @@
 #include "parallel/rank_link.h"
 
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 
 #include "base/check.h"
@@ -22,15 +24,20 @@ class HostThread {
     thread_.join();
   }
 
-  void Start(CollectiveName name, const HostAction* action) {
-    CHECK(jobs_.TryPush({name, action}), "the communication thread is behind in ", NameOf(name));
+  void Start(CollectiveName name, HostAction action) {
+    CHECK(jobs_.TryPush({name, std::move(action)}), "the communication thread is behind in ",
+          NameOf(name));
+  }
+  void Settle(Deadline deadline) {
+    std::unique_lock lock(mutex_);
+    idle_.wait_until(lock, deadline.at(), [this] { return !acting_; });
   }
   void Abort(const std::string& reason) { hosts_.Abort(reason); }
 
  private:
   struct Job {
     CollectiveName name;
-    const HostAction* action;
+    HostAction action;
   };
 
   void Loop() {
@@ -42,7 +49,7 @@ class HostThread {
       }
       try {
         end_->Barrier(job->name);
-        if (job->action != nullptr) (*job->action)(hosts_);
+        if (job->action) Act(job->action);
         end_->Barrier(job->name);
       } catch (const StepFailed& failure) {
         // The ranks of this host throw with this reason, and RankWorker::RunStep reports it.
@@ -51,9 +58,30 @@ class HostThread {
     }
   }
 
+  void Act(const HostAction& action) {
+    const auto set_acting = [this](bool acting) {
+      {
+        const std::lock_guard lock(mutex_);
+        acting_ = acting;
+      }
+      idle_.notify_all();
+    };
+    set_acting(true);
+    try {
+      action(hosts_);
+    } catch (...) {
+      set_acting(false);
+      throw;
+    }
+    set_acting(false);
+  }
+
   const std::unique_ptr<Communicator> end_;
   Communicator& hosts_;
   Queue<Job> jobs_{4};
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  bool acting_ = false;  // guarded by mutex_
   std::thread thread_;
 };
 
@@ -67,17 +95,21 @@ RankLink::RankLink(std::unique_ptr<Communicator> end, std::shared_ptr<Board> boa
 
 RankLink::~RankLink() = default;
 
-void RankLink::Arrive(CollectiveName name, const void* shared, const HostAction* action) {
+void RankLink::Arrive(CollectiveName name, const void* shared, HostAction action) {
   name_ = name;
   ++round_;
   (*board_)[static_cast<size_t>(index_)].shared[round_ % 2] = shared;
-  if (thread_ != nullptr && index_ == 0) thread_->Start(name, action);
+  if (thread_ != nullptr && index_ == 0) thread_->Start(name, std::move(action));
   end_->Arrive(name);
 }
 
 void RankLink::Wait() {
   end_->Wait(name_);
   if (thread_ != nullptr) end_->Barrier(name_);
+}
+
+void RankLink::Settle(Deadline deadline) {
+  if (thread_ != nullptr) thread_->Settle(deadline);
 }
 
 void RankLink::Abort(const std::string& reason) {

@@ -31,16 +31,17 @@ class RankLink {
   int index() const { return index_; }  // among the ranks of this link
   int size() const { return size_; }
 
-  // Split phase: Arrive returns at once; between it and Wait the rank computes. `action` (without
-  // effect on one host) must live until Wait returns; that of the link's rank 0 is run.
-  void Arrive(CollectiveName name, const void* shared = nullptr,
-              const HostAction* action = nullptr);
+  // Split phase: Arrive returns at once; between it and Wait the rank computes. On several hosts
+  // the action of the link's rank 0 is run; what it refers to must live until Wait returns, or
+  // where that throws, until Settle does.
+  void Arrive(CollectiveName name, const void* shared = nullptr, HostAction action = {});
   void Wait();
-  void Barrier(CollectiveName name, const void* shared = nullptr,
-               const HostAction* action = nullptr) {
-    Arrive(name, shared, action);
+  void Barrier(CollectiveName name, const void* shared = nullptr, HostAction action = {}) {
+    Arrive(name, shared, std::move(action));
     Wait();
   }
+  // After Abort: waits until the communication thread runs no action, at most until the deadline.
+  void Settle(Deadline deadline);
   // What rank `index` shared at the collective whose Wait returned last. An action may ask too, of
   // the collective that it belongs to.
   template <typename T>

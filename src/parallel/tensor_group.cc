@@ -57,7 +57,7 @@ const T* TensorGroup::TreeSum(CollectiveName name, int64_t rows, int64_t cols) {
     }
     std::memcpy(sums, sent[0].data(), static_cast<size_t>(count) * sizeof(T));
   };
-  link_.Barrier(name, mine, &add_hosts);
+  link_.Barrier(name, mine, add_hosts);
   return sums;
 }
 
@@ -94,7 +94,7 @@ void TensorGroup::MaxOf(CollectiveName name, const float* mine, int64_t count, f
       for (int64_t c = 0; c < count; ++c) most[c] = std::max(most[c], sent.as<float>()[c]);
     }
   };
-  link_.Barrier(name, most, &over_hosts);
+  link_.Barrier(name, most, over_hosts);
   if (link_.index() != 0) std::copy_n(link_.Shared<float>(0), count, most);
 }
 
@@ -129,7 +129,7 @@ void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, i
       copy_from(sent[static_cast<size_t>(rank / ranks)].data(), rank);
     }
   };
-  link_.Barrier(name, data, &from_hosts);
+  link_.Barrier(name, data, from_hosts);
   for (int rank = 0; rank < size_; ++rank) {
     if (rank == index_) continue;
     const bool here = first <= rank && rank < first + ranks;
