@@ -123,18 +123,23 @@ Status RunPrefill(const BenchFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
   if (options.context_length == 0) options.context_length = flags.input_len;
   std::vector<Result> results = {{options.ranks.layout, {}, {}}};
+  if (!flags.vs.empty() && options.ranks.layout.hosts > 1) {
+    return InvalidArgument(
+        "--vs compares layouts of one host; with --nnodes run the command twice");
+  }
   if (!flags.vs.empty()) {
     CAUSEWAY_ASSIGN_OR_RETURN(const Layout other, ParseLayout(flags.vs, flags.model));
     results.push_back({other, {}, {}});
   }
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  if (host->follows()) return host->Follow();
   const ModelConfig& config = host->config();
   const std::vector<int32_t> tokens = BenchTokens(flags.input_len, config.vocab_size);
   const double peak = MeasurePeakFlops(host->ops(), host->weights().mode());
   // Layouts in turn, so that a slow minute of the machine meets both.
   for (int i = 0; i < flags.repeat + 1; ++i) {
     for (Result& result : results) {
-      if (results.size() > 1 || i == 0) host->SetLayout(result.layout);
+      if (results.size() > 1) host->SetLayout(result.layout);
       CAUSEWAY_ASSIGN_OR_RETURN(const Timing timing,
                                 TimePrefill(*host, tokens, flags.model.chunked_prefill_size));
       if (i == 0) continue;  // warms caches and memory

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -38,6 +39,22 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
                  "Accepted for compatibility, without effect: one mode serves prefill and decode")
       ->check(CLI::IsMember({"auto", "normal", "low_latency"}))
       ->capture_default_str();
+  app.add_option(
+         "--nnodes", nnodes,
+         "Hosts: the same command runs on each, with its own --node-rank. Under srun with one "
+         "task a node, taken from Slurm's environment where --dist-init-addr is not given")
+      ->capture_default_str();
+  app.add_option("--node-rank", node_rank, "This host among them, from 0")->capture_default_str();
+  app.add_option("--dist-init-addr", dist_init_addr,
+                 "HOST:PORT of host 0, where the hosts meet; the environment's CAUSEWAY_DIST_TOKEN "
+                 "keeps strangers out");
+  app.add_option("--dist-interface", dist_interface,
+                 "Network between hosts: an interface or this host's address in it; default: the "
+                 "one that leads to --dist-init-addr");
+  app.add_option("--dist-timeout", dist_timeout,
+                 "Seconds after which an exchange between hosts fails")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
   app.add_option("--threads-per-rank", threads_per_rank, "CPU threads of each rank")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
@@ -64,18 +81,77 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
   app.add_option("--trace", trace, "Write a Chrome/Perfetto trace with a lane per rank here");
 }
 
+namespace {
+
+struct HostFlags {
+  int nnodes = 1;
+  int node_rank = 0;
+  std::string init_addr;
+};
+
+bool IsLoopback(const std::string& address) {
+  return address.starts_with("127.") || address.starts_with("localhost:") ||
+         address.starts_with("[::1]");
+}
+
+// The first name of a Slurm node list: "node[03-05,9]" and "node03,node04" both give node03.
+std::string FirstNode(const std::string& list) {
+  const size_t bracket = list.find_first_of("[,");
+  if (bracket == std::string::npos || list[bracket] == ',') return list.substr(0, bracket);
+  const size_t end = list.find_first_of("-,]", bracket + 1);
+  return list.substr(0, bracket) + list.substr(bracket + 1, end - bracket - 1);
+}
+
+// --nnodes and its companions, or what srun says of a step with one task a node.
+StatusOr<HostFlags> HostsOf(const ModelFlags& flags) {
+  HostFlags out{flags.nnodes, flags.node_rank, flags.dist_init_addr};
+  const auto slurm = [](const char* name) -> std::string {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+  };
+  const std::string nodes = slurm("SLURM_STEP_NUM_NODES");
+  if (flags.dist_init_addr.empty() && flags.nnodes == 1 && nodes != "" && nodes != "1" &&
+      nodes == slurm("SLURM_STEP_NUM_TASKS")) {
+    constexpr int kSlurmPort = 29500;
+    out.nnodes = std::atoi(nodes.c_str());
+    out.node_rank = std::atoi(slurm("SLURM_NODEID").c_str());
+    out.init_addr = Text(FirstNode(slurm("SLURM_STEP_NODELIST")), ":", kSlurmPort);
+  }
+  if (out.nnodes < 1) return InvalidArgument(Text("--nnodes is ", out.nnodes, "; at least 1"));
+  if (out.node_rank < 0 || out.node_rank >= out.nnodes) {
+    return InvalidArgument(Text("--node-rank is ", out.node_rank, "; with --nnodes ", out.nnodes,
+                                " it must be 0 to ", out.nnodes - 1));
+  }
+  if (out.nnodes > 1 && out.init_addr.empty()) {
+    return InvalidArgument(
+        Text("--nnodes ", out.nnodes, " needs --dist-init-addr HOST:PORT, an address of host 0"));
+  }
+  return out;
+}
+
+}  // namespace
+
 StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
   HostOptions out;
   CAUSEWAY_ASSIGN_OR_RETURN(const PartitionKind partition, ParsePartitionKind(cp_partition));
+  CAUSEWAY_ASSIGN_OR_RETURN(const HostFlags hosts, HostsOf(*this));
   CAUSEWAY_ASSIGN_OR_RETURN(const MoeA2a moe_a2a, ParseMoeA2a(moe_a2a_backend));
   CAUSEWAY_ASSIGN_OR_RETURN(out.ranks.layout, Layout::Make({.world = tp,
                                                             .cp = cp_size,
                                                             .dp = dp_size,
                                                             .ep = ep_size,
-                                                            .hosts = 1,
+                                                            .hosts = hosts.nnodes,
                                                             .threads_per_rank = threads_per_rank,
                                                             .partition = partition,
                                                             .moe_a2a = moe_a2a}));
+  out.ranks.host = hosts.node_rank;
+  out.dist_init_addr = hosts.init_addr;
+  out.dist_interface = dist_interface;
+  out.dist_timeout_ms = dist_timeout * 1000;
+  const char* token = std::getenv("CAUSEWAY_DIST_TOKEN");
+  out.dist_token = token == nullptr ? "" : token;
+  // Hosts of a test on one machine would be pinned to the same cores.
+  if (hosts.nnodes > 1 && IsLoopback(hosts.init_addr)) out.ranks.pin_threads = false;
   out.model_path = model_path;
   out.dtype = dtype == "float32" ? DType::kF32 : DType::kBf16;
   out.isa = isa;

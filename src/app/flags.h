@@ -20,6 +20,11 @@ struct ModelFlags {
   int ep_size = 0;  // 0: automatic
   std::string moe_a2a_backend = "none";
   std::string deepep_mode = "auto";
+  int nnodes = 1;
+  int node_rank = 0;
+  std::string dist_init_addr;
+  std::string dist_interface;
+  int64_t dist_timeout = 60;
   int threads_per_rank = 1;
   std::string cp_partition = "balanced";
   int64_t chunked_prefill_size = 8192;

@@ -68,6 +68,7 @@ Status RunGenerate(const GenerateFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
                             PromptTokens(flags, config, *tokenizer));
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  if (host->follows()) return host->Follow();
 
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;

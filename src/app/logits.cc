@@ -87,7 +87,11 @@ Status RunLogits(const LogitsFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
   const auto count = static_cast<int64_t>(tokens.size());
   if (options.context_length == 0) options.context_length = count;
+  if (flags.hidden && options.ranks.layout.hosts > 1) {
+    return InvalidArgument("--hidden needs one host: others' hidden states stay there");
+  }
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  if (host->follows()) return host->Follow();
   const ModelConfig& config = host->config();
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] >= config.vocab_size) {

@@ -155,13 +155,25 @@ void DrainAndStop(Engine& engine, OpenAiApi& api, HttpServer& server, SignalWatc
 
 Status RunServe(const ServeFlags& flags) {
   // Before the weights: a taken port should not cost the minutes that they take to load.
-  CAUSEWAY_RETURN_IF_ERROR(HttpServer::Listen(ListenOptions(flags), {}).status());
   CAUSEWAY_ASSIGN_OR_RETURN(const HostOptions options, flags.model.ToHostOptions());
+  if (options.ranks.host == 0) {
+    CAUSEWAY_RETURN_IF_ERROR(HttpServer::Listen(ListenOptions(flags), {}).status());
+  }
   CAUSEWAY_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(options.model_path));
   CAUSEWAY_RETURN_IF_ERROR(ChooseChatFormat(flags.chat_template, config).status());
   CAUSEWAY_ASSIGN_OR_RETURN(const auto tokenizer,
                             LoadTokenizer(options.model_path, flags.tokenizer_path, config));
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  if (host->follows()) {
+    // Host 0 drains and then ends all; a signal that reaches every host must not end this one
+    // first.
+    const auto once = [](int number) { std::signal(number, SIG_DFL); };
+    std::signal(SIGTERM, once);
+    std::signal(SIGINT, once);
+    std::fprintf(stderr, "event=following host=%d layout=\"%s\"\n", options.ranks.host,
+                 options.ranks.layout.ToString().c_str());
+    return host->Follow();
+  }
   const Status status = ServeModel(*host, *tokenizer, flags, [](const std::string&) {});
   const Status trace = WriteTraceFile(flags.model.trace, host->ranks());
   return status.ok() ? trace : status;

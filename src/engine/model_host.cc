@@ -3,12 +3,38 @@
 #include <algorithm>
 
 #include "kernels/cpu/isa.h"
+#include "parallel/gloo_communicator.h"
 
 namespace causeway {
 namespace {
 
 // Without flags: enough for a 64K prompt and its answer.
 constexpr int64_t kDefaultContext = 65536 + 4096;
+
+// What all hosts must agree on: everything that shapes a step or its bits.
+std::string Agreement(const HostOptions& options, const ModelConfig& config,
+                      const ModelHost& host) {
+  return Text("layout ", options.ranks.layout.ToString(), "; kernels ", host.ops().name, "; dtype ",
+              NameOf(options.dtype), "; context ", host.context_length(), "; pages ",
+              host.cache().pages(), "; model ", config.model_type, " ", config.num_hidden_layers,
+              "x", config.hidden_size, " vocabulary ", config.vocab_size, " experts ",
+              config.n_routed_experts);
+}
+
+StatusOr<std::unique_ptr<Communicator>> MeetHosts(const HostOptions& options,
+                                                  const ModelConfig& config,
+                                                  const ModelHost& host) {
+  GlooOptions gloo;
+  gloo.rank = options.ranks.host;
+  gloo.size = options.ranks.layout.hosts;
+  gloo.init_addr = options.dist_init_addr;
+  gloo.token = options.dist_token;
+  gloo.interface = options.dist_interface;
+  gloo.timeout_ms = options.dist_timeout_ms;
+  gloo.rendezvous_timeout_ms = options.dist_rendezvous_timeout_ms;
+  gloo.config = Agreement(options, config, host);
+  return MakeGlooCommunicator(gloo);
+}
 
 }  // namespace
 
@@ -46,12 +72,18 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   host->rope_ = std::make_unique<RopeTable>(config, host->context_length_);
   host->options_ = options.ranks;
   host->options_.ops = host->ops_;
-  host->SetLayout(options.ranks.layout);
+  if (layout.hosts > 1) {
+    CAUSEWAY_ASSIGN_OR_RETURN(host->hosts_, MeetHosts(options, config, *host));
+    host->options_.hosts = host->hosts_.get();
+  }
+  host->ranks_ =
+      std::make_unique<RankGroup>(*host->weights_, *host->cache_, *host->rope_, host->options_);
   host->load_seconds_ = static_cast<double>(NowNs() - begin_ns) * 1e-9;
   return host;
 }
 
 void ModelHost::SetLayout(const Layout& layout) {
+  CHECK(hosts_ == nullptr, "the layout of several hosts is fixed");
   ranks_.reset();  // its threads and pins first
   options_.layout = layout;
   ranks_ = std::make_unique<RankGroup>(*weights_, *cache_, *rope_, options_);

@@ -20,8 +20,14 @@ struct HostOptions {
   std::string isa = "auto";
   int64_t context_length = 0;    // tokens per sequence; 0: as far as the KV cache goes
   int64_t max_total_tokens = 0;  // KV cache of all sequences; 0: context_length
-  RankGroupOptions ranks;        // ops is filled in from `isa`
-  LoadProgress progress;         // may be empty
+  RankGroupOptions ranks;        // ops and hosts are filled in
+  // On several hosts (ranks.layout.hosts), how they meet; see GlooOptions.
+  std::string dist_init_addr;
+  std::string dist_token;
+  std::string dist_interface;
+  int64_t dist_timeout_ms = 60'000;              // of each collective between hosts
+  int64_t dist_rendezvous_timeout_ms = 600'000;  // for all hosts to have loaded and met
+  LoadProgress progress;                         // may be empty
 };
 
 class ModelHost {
@@ -38,8 +44,12 @@ class ModelHost {
   const OpTable& ops() const { return *ops_; }
   double load_seconds() const { return load_seconds_; }
 
-  // Replaces the ranks by those of another layout over the same weights and cache.
+  // Replaces the ranks by those of another layout over the same weights and cache. One host only.
   void SetLayout(const Layout& layout);
+
+  // True on all hosts but the first: they only Follow, which returns when host 0 has ended.
+  bool follows() const { return options_.host > 0; }
+  Status Follow() { return ranks_->Follow(); }
 
  private:
   ModelHost() = default;
@@ -52,6 +62,7 @@ class ModelHost {
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<RopeTable> rope_;
   std::unique_ptr<PagePool> pages_;
+  std::unique_ptr<Communicator> hosts_;  // null on one host; outlives the ranks
   std::unique_ptr<RankGroup> ranks_;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "engine/rank_worker.h"
+#include "engine/step_broadcast.h"
 #include "model/cost.h"
 #include "parallel/communicator.h"
 
@@ -53,11 +54,40 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
         RankLinks{std::move(host_links[at]), std::move(tensor_links[at])}));
     lanes_.push_back(&workers_.back()->trace());
   }
+  if (options.hosts != nullptr && options.host == 0) {
+    broadcaster_ = std::make_unique<StepBroadcaster>(*options.hosts);
+  }
 }
 
 RankGroup::~RankGroup() = default;
 
 Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
+  if (broadcaster_ == nullptr) return RunHere(batch, output);
+  Status status;
+  try {
+    broadcaster_->Send(batch);
+    status = RunHere(batch, output);
+  } catch (const StepFailed& failure) {
+    status = InternalError(failure.what());
+  }
+  broadcaster_->StepEnded(status.ok());
+  return status;
+}
+
+Status RankGroup::Follow() {
+  CHECK(options_.hosts != nullptr && options_.host > 0, options_.host);
+  try {
+    while (const std::optional<Batch> batch = ReceiveStep(*options_.hosts)) {
+      StepOutput output(weights_.config(), weights_.mode(), *batch, nullptr);
+      CAUSEWAY_RETURN_IF_ERROR(RunHere(*batch, output));
+    }
+  } catch (const StepFailed& failure) {
+    return InternalError(failure.what());
+  }
+  return Status();
+}
+
+Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
   const Layout& layout = options_.layout;
   slices_.assign(static_cast<size_t>(layout.world()), {});
   for (int dp = 0; dp < layout.dp; ++dp) {
@@ -93,6 +123,10 @@ Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
   }
   if (first.ok() && late) {
     first = InternalError(exceeded);
+  }
+  if (!first.ok()) {
+    // The communication thread may still read the step's memory.
+    for (const auto& worker : workers_) worker->Settle(Deadline::AfterMs(kAbortGraceMs));
   }
   return first;
 }

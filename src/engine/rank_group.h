@@ -36,6 +36,7 @@ struct RankGroupOptions {
 };
 
 class RankWorker;
+class StepBroadcaster;
 
 // Owned and called by one thread. weights, cache and rope must outlive it.
 class RankGroup {
@@ -45,8 +46,11 @@ class RankGroup {
   ~RankGroup();
 
   // Partitions the batch, runs it on every rank and returns when all are done. After an error the
-  // group must not be used again (DESIGN section 7): the process is to end.
+  // group must not be used again (DESIGN section 7): the process is to end. On several hosts only
+  // host 0 calls it; the others Follow.
   Status RunStep(const Batch& batch, StepOutput& output);
+  // Runs the steps that host 0 sends until it ends (ok) or something fails.
+  Status Follow();
 
   const Layout& layout() const { return options_.layout; }
   DType mode() const { return weights_.mode(); }
@@ -58,12 +62,15 @@ class RankGroup {
   const StepSlices& last_partition() const { return slices_; }
 
  private:
+  Status RunHere(const Batch& batch, StepOutput& output);
+
   const Weights& weights_;
   const RankGroupOptions options_;
   const TokenCost cost_;
   std::vector<std::unique_ptr<RankWorker>> workers_;
   std::vector<const TraceLane*> lanes_;
   StepSlices slices_;
+  std::unique_ptr<StepBroadcaster> broadcaster_;  // on host 0 of several
 };
 
 }  // namespace causeway

@@ -36,6 +36,8 @@ class RankWorker {
   std::optional<Status> Finish(Deadline deadline);
   // Makes the rank's collectives throw. From any thread.
   void Abort(const std::string& reason);
+  // After a failed step: waits until nothing of it runs any more.
+  void Settle(Deadline deadline) { links_.host->Settle(deadline); }
 
   // Between steps only.
   TraceLane& trace() { return trace_; }

@@ -18,9 +18,9 @@ struct SliceTokens {
   Slice slice;
 };
 
-// The slices whose keys `from` sends to `to`: those that ranks of `from` compute (for a TP group over
-// several hosts, its first host) for a data-parallel group that has ranks on `to`, where none of
-// them computes the slice.
+// The slices whose keys `from` sends to `to`: those that ranks of `from` compute (for a TP group
+// over several hosts, its first host) for a data-parallel group that has ranks on `to`, where none
+// of them computes the slice.
 std::vector<SliceTokens> KeysToSend(const Layout& layout, const Batch& batch,
                                     const StepSlices& slices, int from, int to);
 
@@ -36,8 +36,7 @@ class HostExchange {
       : layout_(layout), host_(host), cache_(cache) {}
 
   // The keys of one layer.
-  void Keys(Communicator& hosts, CollectiveName name, const Batch& batch,
-            const StepSlices& slices);
+  void Keys(Communicator& hosts, CollectiveName name, const Batch& batch, const StepSlices& slices);
   // Every host gets all hidden rows.
   void Hidden(Communicator& hosts, CollectiveName name, const Batch& batch,
               const StepSlices& slices, const StepOutput& output);

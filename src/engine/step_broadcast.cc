@@ -1,0 +1,187 @@
+#include "engine/step_broadcast.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace causeway {
+namespace {
+
+constexpr int64_t kMostBeatMs = 5000;  // between signs of life
+constexpr CollectiveName kHeader{"step_header"};
+constexpr CollectiveName kBatch{"step_batch"};
+
+// What host 0 sends first; every other host answers with its `kind`, so that host 0 sees it alive.
+struct Header {
+  enum Kind : int64_t { kBeat = 1, kStep = 2, kEnd = 3 };
+  int64_t kind = kBeat;
+  int64_t bytes = 0;  // of the batch that follows
+};
+
+// One message from host 0 to all others, of `bytes` bytes, answered with `answer_bytes` bytes.
+void FromFirstHost(Communicator& hosts, CollectiveName name, const void* sent, void* received,
+                   int64_t bytes, int64_t answer_bytes) {
+  std::vector<Outgoing> to(static_cast<size_t>(hosts.size()));
+  std::vector<Incoming> from(to.size());
+  std::vector<int64_t> answers(to.size(), 1);
+  if (hosts.rank() == 0) {
+    for (size_t other = 1; other < to.size(); ++other) {
+      to[other] = {sent, bytes};
+      from[other] = {&answers[other], answer_bytes};
+    }
+  } else {
+    to[0] = {answers.data(), answer_bytes};
+    from[0] = {received, bytes};
+  }
+  hosts.Exchange(name, to, from);
+}
+
+void SendHeader(Communicator& hosts, const Header& header) {
+  FromFirstHost(hosts, kHeader, &header, nullptr, sizeof(header), sizeof(int64_t));
+}
+
+void Put(std::string& out, int64_t value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+void Put(std::string& out, const std::vector<int32_t>& values) {
+  Put(out, static_cast<int64_t>(values.size()));
+  out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(int32_t));
+}
+
+// Reads in the order of Put; false at the end of the bytes.
+class Reader {
+ public:
+  explicit Reader(const std::string& bytes) : bytes_(bytes) {}
+  bool Get(int64_t& value) { return Take(&value, sizeof(value)); }
+  bool Get(std::vector<int32_t>& values) {
+    int64_t count = 0;
+    if (!Get(count) || count < 0 ||
+        count > static_cast<int64_t>((bytes_.size() - at_) / sizeof(int32_t))) {
+      return false;
+    }
+    values.resize(static_cast<size_t>(count));
+    return Take(values.data(), values.size() * sizeof(int32_t));
+  }
+  bool AtEnd() const { return at_ == bytes_.size(); }
+
+ private:
+  bool Take(void* to, size_t count) {
+    if (bytes_.size() - at_ < count) return false;
+    if (count > 0) std::memcpy(to, bytes_.data() + at_, count);
+    at_ += count;
+    return true;
+  }
+  const std::string& bytes_;
+  size_t at_ = 0;
+};
+
+}  // namespace
+
+std::string EncodeBatch(const Batch& batch) {
+  std::string out;
+  Put(out, static_cast<int64_t>(batch.extends.size()));
+  for (const Extend& extend : batch.extends) {
+    Put(out, extend.begin);
+    Put(out, extend.decode ? 1 : 0);
+    Put(out, static_cast<int64_t>(extend.logits));
+    Put(out, int64_t{extend.dp});
+    Put(out, extend.tokens);
+    Put(out, extend.pages);
+  }
+  return out;
+}
+
+StatusOr<Batch> DecodeBatch(const std::string& bytes) {
+  const Status broken = InternalError("a step from host 0 is not readable");
+  Reader reader(bytes);
+  Batch batch;
+  int64_t count = 0;
+  if (!reader.Get(count) || count < 0) return broken;
+  for (int64_t i = 0; i < count; ++i) {
+    Extend extend;
+    int64_t decode = 0;
+    int64_t logits = 0;
+    int64_t dp = 0;
+    if (!reader.Get(extend.begin) || !reader.Get(decode) || !reader.Get(logits) ||
+        !reader.Get(dp) || !reader.Get(extend.tokens) || !reader.Get(extend.pages)) {
+      return broken;
+    }
+    if (logits < 0 || logits > static_cast<int64_t>(LogitsWanted::kAll)) return broken;
+    extend.decode = decode != 0;
+    extend.logits = static_cast<LogitsWanted>(logits);
+    extend.dp = static_cast<int32_t>(dp);
+    batch.extends.push_back(std::move(extend));
+  }
+  if (!reader.AtEnd()) return broken;
+  return batch;
+}
+
+StepBroadcaster::StepBroadcaster(Communicator& hosts) : hosts_(hosts), thread_([this] { Beat(); }) {}
+
+StepBroadcaster::~StepBroadcaster() {
+  {
+    const std::lock_guard lock(stop_mutex_);
+    stopping_ = true;
+  }
+  stop_.notify_all();
+  thread_.join();
+  if (failed_) return;
+  try {
+    SendHeader(hosts_, {Header::kEnd, 0});
+  } catch (const StepFailed& failure) {
+    std::fprintf(stderr, "causeway: the end did not reach all hosts: %s\n", failure.what());
+  }
+}
+
+void StepBroadcaster::Send(const Batch& batch) {
+  mutex_.lock();  // until StepEnded
+  const std::string bytes = EncodeBatch(batch);
+  const auto size = static_cast<int64_t>(bytes.size());
+  SendHeader(hosts_, {Header::kStep, size});
+  FromFirstHost(hosts_, kBatch, bytes.data(), nullptr, size, 0);
+}
+
+void StepBroadcaster::StepEnded(bool ok) {
+  failed_ = failed_ || !ok;
+  mutex_.unlock();
+}
+
+void StepBroadcaster::Beat() {
+  const auto interval =
+      std::chrono::milliseconds(std::min<int64_t>(kMostBeatMs, hosts_.timeout_ms() / 4 + 1));
+  for (;;) {
+    {
+      std::unique_lock lock(stop_mutex_);
+      if (stop_.wait_for(lock, interval, [this] { return stopping_; })) return;
+    }
+    const std::unique_lock lock(mutex_, std::try_to_lock);  // else a step runs
+    if (!lock.owns_lock() || failed_) continue;
+    try {
+      SendHeader(hosts_, {Header::kBeat, 0});
+    } catch (const StepFailed& failure) {
+      std::fprintf(stderr, "causeway: error: a host is lost: %s\n", failure.what());
+      std::fflush(stderr);
+      std::_Exit(1);
+    }
+  }
+}
+
+std::optional<Batch> ReceiveStep(Communicator& hosts) {
+  for (;;) {
+    Header header;
+    FromFirstHost(hosts, kHeader, nullptr, &header, sizeof(header), sizeof(int64_t));
+    if (header.kind == Header::kEnd) return std::nullopt;
+    if (header.kind == Header::kBeat) continue;
+    std::string bytes(static_cast<size_t>(std::max<int64_t>(header.bytes, 0)), '\0');
+    FromFirstHost(hosts, kBatch, nullptr, bytes.data(), header.bytes, 0);
+    StatusOr<Batch> batch = DecodeBatch(bytes);
+    if (!batch.ok()) throw StepFailed(batch.status().message());
+    return std::move(batch).value();
+  }
+}
+
+}  // namespace causeway

@@ -1,0 +1,50 @@
+// Host 0 tells the other hosts what to do: one step after another, until the end.
+#pragma once
+
+#include <cstdint>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "model/batch.h"
+#include "parallel/communicator.h"
+
+namespace causeway {
+
+// A batch as bytes, and back; an error if the bytes are not what Encode made.
+std::string EncodeBatch(const Batch& batch);
+StatusOr<Batch> DecodeBatch(const std::string& bytes);
+
+// Host 0's side. While no step runs it lets the other hosts know now and then that it lives, and sees
+// that they do. Send and the destructor are the engine thread's.
+class StepBroadcaster {
+ public:
+  // `hosts` must outlive this. Ends the process with an error if a host is lost between steps.
+  explicit StepBroadcaster(Communicator& hosts);
+  // Tells the other hosts to end, unless a step has failed.
+  ~StepBroadcaster();
+
+  // Sends a step and returns when all hosts have it. Until StepEnded the communicator belongs to
+  // the step. Throws StepFailed.
+  void Send(const Batch& batch);
+  void StepEnded(bool ok);
+
+ private:
+  void Beat();
+
+  Communicator& hosts_;
+  std::mutex mutex_;          // held by who uses hosts_: a step or a beat
+  bool failed_ = false;       // guarded by mutex_
+  bool stopping_ = false;     // guarded by stop_mutex_
+  std::mutex stop_mutex_;
+  std::condition_variable stop_;
+  std::thread thread_;
+};
+
+// Another host's side: waits for the next step. Nothing: the end. Throws StepFailed, also if host 0
+// is not heard of for as long as the communicator's time-out.
+std::optional<Batch> ReceiveStep(Communicator& hosts);
+
+}  // namespace causeway
