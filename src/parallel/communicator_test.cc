@@ -64,9 +64,13 @@ Ends MakeGloo(int size, int64_t timeout_ms) {
 }
 #endif
 
+Ends MakeThreads(int size, int64_t timeout_ms) {
+  return MakeThreadsCommunicators(size, timeout_ms);
+}
+
 // A new backend is added here.
 const Backend kBackends[] = {
-    {"threads", MakeThreadsCommunicators, 8, 48, 3000, true},
+    {"threads", MakeThreads, 8, 48, 3000, true},
     {"wrapped", MakeWrapped, 8, 48, 3000, true},
 #ifdef CAUSEWAY_GLOO
     {"gloo", MakeGloo, 4, 10, 300, false},
