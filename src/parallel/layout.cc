@@ -58,21 +58,20 @@ Status CheckTensorParallel(int world, int cp, int dp) {
 // A TP group must lie in one host or be whole hosts, so that each host sums a subtree.
 Status CheckHosts(const Layout& layout) {
   const int world = layout.world();
-  if (world % layout.hosts != 0) {
-    return InvalidArgument(Text("--nnodes must divide the ", world, " ranks of --tp evenly; found ",
-                                layout.hosts,
-                                ", nearest: ", Nearest(layout.hosts, Divisors(world))));
-  }
-  const int per_host = layout.ranks_per_host();
-  if (per_host % layout.tp == 0 || layout.tp % per_host == 0) return Status();
   std::vector<int> legal;
   for (int hosts : Divisors(world)) {
     if (world / hosts % layout.tp == 0 || layout.tp % (world / hosts) == 0) legal.push_back(hosts);
   }
+  if (std::binary_search(legal.begin(), legal.end(), layout.hosts)) return Status();
+  const std::string nearest = Nearest(layout.hosts, legal);
+  if (world % layout.hosts != 0) {
+    return InvalidArgument(Text("--nnodes must divide the ", world, " ranks of --tp evenly; found ",
+                                layout.hosts, ", nearest: ", nearest));
+  }
   return InvalidArgument(Text("an attention TP group (", layout.tp,
                               " ranks) must lie within a host or be whole hosts; --nnodes ",
-                              layout.hosts, " puts ", per_host,
-                              " ranks on each; nearest --nnodes: ", Nearest(layout.hosts, legal)));
+                              layout.hosts, " puts ", layout.ranks_per_host(),
+                              " ranks on each; nearest --nnodes: ", nearest));
 }
 
 }  // namespace
