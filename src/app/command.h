@@ -14,6 +14,7 @@ void AddGenerate(CLI::App& app, Run& run);
 void AddLogits(CLI::App& app, Run& run);
 void AddMakeModel(CLI::App& app, Run& run);
 void AddInspect(CLI::App& app, Run& run);
+void AddEval(CLI::App& app, Run& run);
 void AddBench(CLI::App& app, Run& run);
 void AddServe(CLI::App& app, Run& run);
 void AddDemo(CLI::App& app, Run& run);

@@ -148,6 +148,46 @@ TEST_F(Commands, InspectCountsEveryStoredByteOnce) {
             std::string::npos);
 }
 
+TEST_F(Commands, InspectShowsWhereEachRankStandsAndWhatItUses) {
+  const std::string model = MakeTinyModel();
+  const std::vector<std::string> arguments = {
+      "inspect", "--model-path", model, "--tp", "16", "--cp-size", "8", "--ep-size", "4"};
+  auto as_json = arguments;
+  as_json.push_back("--json");
+  const auto report = Good(as_json).Json();
+  ASSERT_EQ(report.at("ranks").size(), 16u);
+  ASSERT_EQ(report.at("hosts").size(), 1u);
+  const auto& last = report.at("ranks")[15];
+  EXPECT_EQ(last.at("cp"), 7);
+  EXPECT_EQ(last.at("tp"), 1);
+  EXPECT_EQ(last.at("ep"), 3);
+  int64_t head = 0;
+  for (const auto& rank : report.at("ranks")) {
+    head += rank.at("used_bytes").at("lm_head").get<int64_t>();
+  }
+  EXPECT_EQ(head, report.at("hosts")[0].at("packed_bytes").at("lm_head").get<int64_t>());
+  const std::string text = Good(arguments).out;
+  EXPECT_NE(text.find("cp8 dp1 tp2 ep4"), std::string::npos) << text;
+  Bad({"inspect", "--model-path", model, "--tp", "32"}, "attention TP is 32");
+}
+
+TEST_F(Commands, EvalLayoutsRunsASampleAndFindsEveryBitEqual) {
+  const std::string model = MakeTinyModel();
+  const std::vector<std::string> arguments = {
+      "eval", "layouts", "--model-path", model, "--world", "4", "--sample", "4", "--seed", "7"};
+  const std::string text = Good(arguments).out;
+  EXPECT_NE(text.find("4 gave the bits of one rank"), std::string::npos) << text;
+  auto as_json = arguments;
+  as_json.push_back("--json");
+  const auto report = Good(as_json).Json();
+  EXPECT_EQ(report.at("ran"), 4);
+  EXPECT_EQ(report.at("equal"), 4);
+  EXPECT_GT(report.at("legal").get<int>(), 4);
+  EXPECT_FALSE(report.contains("first_difference"));
+  Bad({"eval", "layouts", "--model-path", model, "--world", "0"}, "--world");
+  Bad({"eval", "layouts", "--model-path", "/nowhere"}, "/nowhere");
+}
+
 TEST_F(Commands, BenchPrefillNamesWhatItMeasured) {
   const std::string model = MakeTinyModel();
   const std::string trace = files_.File("trace.json");

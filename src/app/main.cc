@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   causeway::AddGenerate(app, run);
   causeway::AddLogits(app, run);
   causeway::AddInspect(app, run);
+  causeway::AddEval(app, run);
   causeway::AddBench(app, run);
   causeway::AddMakeModel(app, run);
   causeway::AddDemo(app, run);

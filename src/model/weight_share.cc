@@ -48,6 +48,18 @@ WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int
   return share;
 }
 
+WeightShare WeightShare::OfRank(const ModelConfig& config, const Layout& layout, int rank) {
+  const int tp = layout.PlaceOf(rank).tp;
+  WeightShare share;
+  share.heads = ShareOf(config.num_attention_heads, tp, layout.tp);
+  share.inner = ShareOf(config.intermediate_size, tp, layout.tp);
+  share.head_panels = ShareOf((config.vocab_size + kPanel - 1) / kPanel, rank, layout.world());
+  share.experts.resize(static_cast<size_t>(config.n_routed_experts));
+  const Range part = ShareOf(config.n_routed_experts, layout.ExpertPartOf(rank), layout.ep);
+  std::fill(share.experts.begin() + part.begin, share.experts.begin() + part.end, true);
+  return share;
+}
+
 Status CheckLayout(const ModelConfig& config, DType mode, const Layout& layout) {
   const int64_t heads = config.num_attention_heads;
   const auto cuts_heads = [&](int tp) { return heads % tp == 0; };

@@ -109,19 +109,17 @@ TEST(WeightShare, AHostHoldsWhatItsRanksNeedAndNoMore) {
       shares.push_back(WeightShare::Of(config, layout, host));
       experts.emplace_back(13, false);
     }
-    const int64_t panels = (config.vocab_size + kPanel - 1) / kPanel;
     for (int rank = 0; rank < layout.world(); ++rank) {
       const auto host = static_cast<size_t>(layout.HostOf(rank));
-      const int tp = layout.PlaceOf(rank).tp;
+      const WeightShare mine = WeightShare::OfRank(config, layout, rank);
       const auto within = [](const Range& inner, const Range& outer) {
         return outer.begin <= inner.begin && inner.end <= outer.end;
       };
-      ASSERT_TRUE(within(ShareOf(8, tp, layout.tp), shares[host].heads)) << layout.ToString();
-      ASSERT_TRUE(within(ShareOf(256, tp, layout.tp), shares[host].inner)) << layout.ToString();
-      ASSERT_TRUE(within(ShareOf(panels, rank, layout.world()), shares[host].head_panels));
-      const Range part = ShareOf(13, layout.ExpertPartOf(rank), layout.ep);
-      for (int64_t e = part.begin; e < part.end; ++e) {
-        experts[host][static_cast<size_t>(e)] = true;
+      ASSERT_TRUE(within(mine.heads, shares[host].heads)) << layout.ToString();
+      ASSERT_TRUE(within(mine.inner, shares[host].inner)) << layout.ToString();
+      ASSERT_TRUE(within(mine.head_panels, shares[host].head_panels)) << layout.ToString();
+      for (size_t e = 0; e < mine.experts.size(); ++e) {
+        if (mine.experts[e]) experts[host][e] = true;
       }
     }
     for (size_t host = 0; host < shares.size(); ++host) {

@@ -211,7 +211,8 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
   if (!c.sparse()) out.kv_b.resize(heads);
   for (size_t head = 0; head < heads; ++head) {
     const DType mode = weights_.mode_;
-    AddTask((nope + value) * rank * SizeOf(mode), [=, &out] {
+    const int64_t forms = c.sparse() ? 1 : 2;
+    AddTask(forms * (nope + value) * rank * SizeOf(mode), [=, &out] {
       std::vector<float> rows(static_cast<size_t>((nope + value) * rank));
       const int64_t first = (share.begin + static_cast<int64_t>(head)) * (nope + value);
       DequantizeRows(stored, first, first + nope + value, rows.data());

@@ -23,6 +23,8 @@ struct WeightShare {
   std::vector<bool> experts;  // [n_routed_experts]
 
   static WeightShare Of(const ModelConfig& config, const Layout& layout, int host);
+  // What one rank uses of it.
+  static WeightShare OfRank(const ModelConfig& config, const Layout& layout, int rank);
 };
 
 // Whether the model can be cut as the layout says; an error names the rule and the nearest legal

@@ -126,16 +126,18 @@ TEST(RankLink, ActionsCarryDataBetweenHosts) {
 
 TEST(RankLink, AnAbortReachesTheRanksOfEveryHostThatTalksToThisOne) {
   for (int hosts : {1, 2}) {
+    // What the action refers to outlives the ranks: it may still run when they have thrown.
+    const char byte = 0;
+    std::array<std::array<char, 2>, 2> received = {};
+    const HostAction talk = [&](Communicator& network) {
+      auto& mine = received[static_cast<size_t>(network.rank())];
+      const Outgoing to[2] = {{&byte, 1}, {&byte, 1}};
+      const Incoming from[2] = {{&mine[0], 1}, {&mine[1], 1}};
+      network.Exchange({"talk"}, to, from);
+    };
     SimulatedHosts world(RanksOn(hosts, 2));
     const auto errors = world.Run([&](int rank, RankLink& link) {
       if (rank == 1) throw StepFailed("rank 1 has no memory");
-      const char byte = 0;
-      std::array<char, 2> received = {};
-      const HostAction talk = [&](Communicator& network) {
-        const Outgoing to[2] = {{&byte, 1}, {&byte, 1}};
-        const Incoming from[2] = {{&received[0], 1}, {&received[1], 1}};
-        network.Exchange({"talk"}, to, from);
-      };
       link.Barrier({"talk"}, nullptr, &talk);
     });
     for (const std::string& error : errors) {

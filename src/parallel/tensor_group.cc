@@ -45,7 +45,7 @@ const T* TensorGroup::TreeSum(CollectiveName name, int64_t rows, int64_t cols) {
   T* sums = parts[0];
   const int64_t count = rows * cols;
   const HostAction add_hosts = [&](Communicator& hosts) {
-    if (!spans_hosts()) return;
+    if (!spans_hosts() || count == 0) return;
     std::vector<Buffer> sent =
         ExchangeBetweenHosts(hosts, name, sums, count * static_cast<int64_t>(sizeof(T)));
     for (size_t step = 1; step < sent.size(); step *= 2) {
@@ -104,6 +104,7 @@ void TensorGroup::ShareHostRows(CollectiveName name, void* data, int64_t rows, i
   for (int i = 0; i < link_.size(); ++i) {
     if (i == link_.index()) continue;
     const Range range = ShareOf(rows, i, link_.size());
+    if (range.size() == 0) continue;  // `data` may be null
     std::memcpy(static_cast<char*>(data) + range.begin * row_bytes,
                 link_.Shared<char>(i) + range.begin * row_bytes,
                 static_cast<size_t>(range.size() * row_bytes));
@@ -116,6 +117,7 @@ void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, i
   const int first = index_ - link_.index();  // of this host's ranks, in the group
   const auto copy_from = [&](const void* from, int rank) {
     const Range range = ShareOf(rows, rank, size_);
+    if (range.size() == 0) return;  // `data` may be null
     std::memcpy(static_cast<char*>(data) + range.begin * row_bytes,
                 static_cast<const char*>(from) + range.begin * row_bytes,
                 static_cast<size_t>(range.size() * row_bytes));

@@ -1,0 +1,47 @@
+// How many bytes of a model's weights a host packs and a rank uses, without loading them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "checkpoint/model_config.h"
+#include "checkpoint/safetensors.h"
+#include "model/weights.h"
+
+namespace causeway {
+
+// Packed bytes, without padding and the scales of int8 rows; norms and biases are not counted.
+struct WeightBytes {
+  int64_t attention = 0;   // with the indexer
+  int64_t dense = 0;       // feed-forward of dense layers
+  int64_t shared = 0;      // gates and shared experts of MoE layers
+  int64_t experts = 0;     // routed
+  int64_t vocabulary = 0;  // lm_head
+  int64_t total() const { return attention + dense + shared + experts + vocabulary; }
+};
+
+class WeightSizes {
+ public:
+  // Reads the formats of the tensors, not their values. Errors as of Weights::Load.
+  static StatusOr<WeightSizes> Of(const Checkpoint& checkpoint, const ModelConfig& config,
+                                  DType mode);
+
+  // Of what `share` says: of a host (then the total is Weights::packed_bytes()) or of a rank.
+  WeightBytes BytesOf(const WeightShare& share) const;
+  // The embedding: every host reads rows of it in the mapped file.
+  int64_t embedding_bytes() const { return embedding_; }
+
+ private:
+  WeightSizes() = default;
+
+  int64_t attention_ = 0;         // whole on every rank: down-projections, indexer
+  int64_t head_ = 0;              // of one attention head
+  int64_t inner_ = 0;             // of one inner column of the dense layers
+  int64_t shared_ = 0;            // whole on every rank
+  std::vector<int64_t> experts_;  // of each routed expert, all layers together
+  int64_t vocab_ = 0;             // ids
+  int64_t id_ = 0;                // of one id's row of lm_head
+  int64_t embedding_ = 0;
+};
+
+}  // namespace causeway
