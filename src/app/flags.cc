@@ -25,7 +25,8 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
   app.add_option("--cp-size,--context-parallel-size,--attn-cp-size", cp_size,
                  "Context-parallel ranks: they split the tokens of a prefill")
       ->capture_default_str();
-  app.add_option("--dp-size,--dp,--data-parallel-size", dp_size, "Data-parallel groups")
+  app.add_option("--dp-size,--dp,--data-parallel-size", dp_size,
+                 "Data-parallel groups: each sequence is computed by one of them")
       ->capture_default_str();
   app.add_option("--ep-size,--ep,--expert-parallel-size", ep_size,
                  "Ranks that split the experts; 0: automatic")
@@ -61,7 +62,7 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
   app.add_option("--cp-partition", cp_partition, "contiguous, zigzag or balanced")
       ->capture_default_str();
   app.add_option("--chunked-prefill-size", chunked_prefill_size,
-                 "Prompt tokens of one step; -1: the whole prompt")
+                 "Prompt tokens of one step, over all data-parallel groups; -1: the whole prompt")
       ->capture_default_str();
   app.add_option(
          "--context-length", context_length,

@@ -23,7 +23,7 @@ Engine::Engine(ModelHost& host, const EngineOptions& options)
       options_(options),
       context_length_(host.context_length()),
       page_capacity_(host.pages().capacity()),
-      scheduler_(host.pages(), options.limits),
+      scheduler_(host.pages(), options.limits, host.ranks().layout().dp),
       commands_(static_cast<size_t>(options.max_queued_requests) + kCommandSlack),
       thread_([this] { Loop(); }) {}
 

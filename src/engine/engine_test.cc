@@ -18,6 +18,9 @@ constexpr uint32_t kSeed = 20261125;
 
 struct HostSetup {
   int cp = 1;
+  int dp = 1;
+  int tp = 1;
+  int ep = 1;
   int64_t total_tokens = 2048;  // KV cache
   int fault_rank = -1;
   Fault fault = {};
@@ -30,7 +33,11 @@ std::unique_ptr<ModelHost> LoadHost(const HostSetup& setup) {
   options.model_path = CAUSEWAY_SOURCE_DIR "/testdata/golden/v32-tiny-bf16";
   options.context_length = 256;
   options.max_total_tokens = setup.total_tokens;
-  options.ranks.layout.cp = setup.cp;
+  Layout& layout = options.ranks.layout;
+  layout.cp = setup.cp;
+  layout.dp = setup.dp;
+  layout.tp = setup.tp;
+  layout.ep = setup.ep;
   options.ranks.collective_timeout_ms = setup.collective_timeout_ms;
   options.ranks.watchdog_timeout_ms = setup.watchdog_timeout_ms;
   if (setup.fault_rank >= 0) {
@@ -167,13 +174,8 @@ const std::vector<std::vector<int32_t>>& ExpectedTokens() {
   return *expected;
 }
 
-class EngineTest : public testing::TestWithParam<int> {
- protected:
-  static HostSetup Ranks() { return {.cp = GetParam()}; }
-};
-
-TEST_P(EngineTest, ManyRequestsAtOnceGetTheTokensThatEachGetsAlone) {
-  HostSetup setup = Ranks();
+// All of ManyClients() at once, from several threads, on few pages.
+void ExpectTheTokensThatEachGetsAlone(HostSetup setup) {
   setup.total_tokens = 640;  // three or four of them at a time: pages are contended
   const auto host = LoadHost(setup);
   {
@@ -203,6 +205,15 @@ TEST_P(EngineTest, ManyRequestsAtOnceGetTheTokensThatEachGetsAlone) {
     for (const auto& client : clients) EXPECT_EQ(client->finishes(), 1);
   }
   EXPECT_EQ(host->pages().available(), host->pages().capacity());
+}
+
+class EngineTest : public testing::TestWithParam<int> {
+ protected:
+  static HostSetup Ranks() { return {.cp = GetParam()}; }
+};
+
+TEST_P(EngineTest, ManyRequestsAtOnceGetTheTokensThatEachGetsAlone) {
+  ExpectTheTokensThatEachGetsAlone(Ranks());
 }
 
 TEST_P(EngineTest, CancelEndsARequestInAnyStageAndNoOther) {
@@ -466,6 +477,23 @@ TEST_P(EngineTest, AStepBeyondTheWatchdogEndsAtItsNextCollectiveWithAnError) {
 INSTANTIATE_TEST_SUITE_P(ContextParallel, EngineTest, testing::Values(1, 3),
                          [](const testing::TestParamInfo<int>& info) {
                            return Text("cp", info.param);
+                         });
+
+// Sequences are spread over data-parallel groups as they come, and that must not show.
+class EngineLayouts : public testing::TestWithParam<HostSetup> {};
+
+TEST_P(EngineLayouts, ManyRequestsAtOnceGetTheTokensThatEachGetsAlone) {
+  ExpectTheTokensThatEachGetsAlone(GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Products, EngineLayouts,
+                         testing::Values(HostSetup{.dp = 2}, HostSetup{.tp = 2},
+                                         HostSetup{.cp = 2, .dp = 2}, HostSetup{.cp = 2, .ep = 2},
+                                         HostSetup{.dp = 2, .tp = 2, .ep = 4}),
+                         [](const testing::TestParamInfo<HostSetup>& info) {
+                           const HostSetup& setup = info.param;
+                           return Text("cp", setup.cp, "dp", setup.dp, "tp", setup.tp, "ep",
+                                       setup.ep);
                          });
 
 TEST(EngineFault, ARankThatHangsIsNamedWithItsOperationWithinTheTimeout) {

@@ -30,12 +30,21 @@ std::vector<Sequence*> Scheduler::All() const {
   return all;
 }
 
+int32_t Scheduler::LeastLoadedGroup() const {
+  std::vector<int64_t> ahead(static_cast<size_t>(groups_), 0);
+  for (const auto& sequence : running_) {
+    ahead[static_cast<size_t>(sequence->dp)] += sequence->tokens_ahead();
+  }
+  return static_cast<int32_t>(std::min_element(ahead.begin(), ahead.end()) - ahead.begin());
+}
+
 Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
   while (!waiting_.empty() && static_cast<int64_t>(running_.size()) <
                                   std::max<int64_t>(1, limits_.max_running_requests)) {
     Sequence& next = *waiting_.front();
     if (!pages_.Allocate(PagesFor(next), next.pages).ok()) break;
     next.stage = Sequence::Stage::kPrefill;
+    next.dp = LeastLoadedGroup();
     next.admitted_ns = now_ns;
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
@@ -48,6 +57,7 @@ Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
     Extend extend;
     extend.begin = sequence->cached;
     extend.pages = sequence->pages;
+    extend.dp = sequence->dp;
     if (sequence->stage == Sequence::Stage::kDecode) {
       extend.decode = true;
       extend.tokens = {sequence->output.back()};

@@ -29,23 +29,29 @@ struct Sequence {
   std::vector<int32_t> pages;
   std::vector<int32_t> output;  // generated tokens, eos and stop tokens included
   int64_t cached = 0;           // tokens in the KV cache
+  int32_t dp = 0;               // the data-parallel group that computes it, from admission on
   int64_t submitted_ns = 0;
   int64_t admitted_ns = 0;
   int64_t first_token_ns = 0;
 
   int64_t prompt_tokens() const { return static_cast<int64_t>(request->prompt.size()); }
   int64_t max_tokens() const { return prompt_tokens() + request->sampling.max_new_tokens; }
+  // What the next steps have to compute for it, as far as is known: tokens of the prompt, or one.
+  int64_t tokens_ahead() const { return stage == Stage::kDecode ? 1 : prompt_tokens() - cached; }
 };
 
 struct SchedulerLimits {
-  int64_t chunked_prefill_size = 8192;  // prompt tokens of a step; <= 0: no limit
-  int64_t max_running_requests = 64;    // in prefill or decode; at least 1
+  // Prompt tokens of a step, over all data-parallel groups; <= 0: no limit.
+  int64_t chunked_prefill_size = 8192;
+  int64_t max_running_requests = 64;  // in prefill or decode; at least 1
 };
 
 // Used by the engine thread only.
 class Scheduler {
  public:
-  Scheduler(PagePool& pages, const SchedulerLimits& limits) : pages_(pages), limits_(limits) {}
+  // `groups`: data-parallel groups of ranks, at least 1.
+  Scheduler(PagePool& pages, const SchedulerLimits& limits, int groups)
+      : pages_(pages), limits_(limits), groups_(groups) {}
 
   // Pages that the sequence needs at its longest. Submit refuses what can never fit.
   static int64_t PagesFor(const Sequence& sequence);
@@ -62,14 +68,20 @@ class Scheduler {
   // Admits waiting sequences, first come first served, as long as pages and limits allow; then one
   // extend for every decoding sequence, and prompt chunks within the token budget, oldest first.
   // owners[i] owns batch.extends[i]. Empty only if idle().
+  //
+  // An admitted sequence joins the data-parallel group with the fewest tokens ahead, the lowest of
+  // equals, and stays there: only that group is sure to have its keys.
   Batch Next(int64_t now_ns, std::vector<Sequence*>& owners);
 
   // Takes a waiting or running sequence out and frees its pages.
   std::unique_ptr<Sequence> Remove(Sequence* sequence);
 
  private:
+  int32_t LeastLoadedGroup() const;
+
   PagePool& pages_;
   const SchedulerLimits limits_;
+  const int groups_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
 };

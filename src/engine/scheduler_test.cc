@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <random>
 #include <set>
 
@@ -27,9 +29,9 @@ std::unique_ptr<Sequence> MakeSequence(const std::string& id, int64_t prompt, in
 // A scheduler with its pages, and what the engine does around it.
 class SchedulerTest : public testing::Test {
  protected:
-  void Start(int64_t pages, const SchedulerLimits& limits) {
+  void Start(int64_t pages, const SchedulerLimits& limits, int groups = 1) {
     pages_ = std::make_unique<PagePool>(pages);
-    scheduler_ = std::make_unique<Scheduler>(*pages_, limits);
+    scheduler_ = std::make_unique<Scheduler>(*pages_, limits, groups);
   }
   void Add(const std::string& id, int64_t prompt, int64_t answer) {
     scheduler_->Add(MakeSequence(id, prompt, answer));
@@ -46,6 +48,7 @@ class SchedulerTest : public testing::Test {
       out += Text(out.empty() ? "" : " ", owners[i]->request->id, ":");
       out += e.decode ? Text("d", e.begin) : Text(e.begin, "+", e.tokens.size());
       EXPECT_EQ(e.pages, owners[i]->pages);
+      EXPECT_EQ(e.dp, owners[i]->dp);
       EXPECT_LE(e.end(), static_cast<int64_t>(e.pages.size()) * kPage);
       owners[i]->cached = e.end();
       if (e.logits == LogitsWanted::kNone) continue;
@@ -63,6 +66,70 @@ class SchedulerTest : public testing::Test {
   std::unique_ptr<Scheduler> scheduler_;
   int64_t now_ = 0;
 };
+
+TEST_F(SchedulerTest, AnAdmittedSequenceJoinsTheGroupWithTheFewestTokensAheadAndStays) {
+  Start(100, {.chunked_prefill_size = 40, .max_running_requests = 5}, /*groups=*/3);
+  const auto group = [&](const char* id) { return scheduler_->Find(id)->dp; };
+  Add("a", 100, 9);
+  Add("b", 30, 9);
+  Add("c", 20, 9);
+  Add("d", 15, 9);
+  EXPECT_EQ(Step(), "a:0+40");  // the budget is that of all groups together
+  EXPECT_EQ(group("a"), 0);     // of equals the lowest
+  EXPECT_EQ(group("b"), 1);
+  EXPECT_EQ(group("c"), 2);
+  EXPECT_EQ(group("d"), 2);
+  EXPECT_EQ(Step(), "a:40+40");
+  EXPECT_EQ(Step(), "a:80+20 b:0+20");
+  // a decodes now: one token ahead, where b has 10 and c and d together 35.
+  Add("e", 5, 9);
+  EXPECT_EQ(Step(), "a:d100 b:20+10 c:0+20 d:0+10");
+  EXPECT_EQ(group("e"), 0);
+  EXPECT_EQ(Step(), "a:d101 b:d30 c:d20 d:10+5 e:0+5");
+  for (int i = 0; i < 3; ++i) Step();
+  EXPECT_EQ(group("a"), 0);
+  EXPECT_EQ(group("b"), 1);
+  EXPECT_EQ(group("d"), 2);
+}
+
+TEST_F(SchedulerTest, EqualRequestsSpreadEvenlyOverTheGroupsInEveryRunAlike) {
+  for (const int groups : {1, 2, 3, 4, 8}) {
+    std::vector<int32_t> first;
+    for (int run = 0; run < 2; ++run) {
+      Start(1000, {.max_running_requests = 24}, groups);
+      for (int i = 0; i < 24; ++i) Add(std::to_string(i), 10, 5);
+      Step();
+      std::vector<int> count(static_cast<size_t>(groups), 0);
+      std::vector<int32_t> chosen;
+      for (const Sequence* sequence : scheduler_->All()) {
+        chosen.push_back(sequence->dp);
+        ++count[static_cast<size_t>(sequence->dp)];
+      }
+      EXPECT_EQ(count, std::vector<int>(static_cast<size_t>(groups), 24 / groups));
+      if (run == 0) first = chosen;
+      EXPECT_EQ(chosen, first) << groups << " groups";
+    }
+  }
+}
+
+TEST_F(SchedulerTest, NoGroupGetsMoreThanTheLeastLoadedAndOneRequest) {
+  std::mt19937 random(kSeed);
+  Start(100'000, {.max_running_requests = 200}, /*groups=*/4);
+  int64_t longest = 0;
+  for (int i = 0; i < 200; ++i) {
+    const int64_t prompt = 1 + static_cast<int64_t>(random() % 500);
+    longest = std::max(longest, prompt);
+    Add(std::to_string(i), prompt, 1);
+  }
+  std::vector<Sequence*> owners;
+  scheduler_->Next(1, owners);
+  std::vector<int64_t> tokens(4, 0);
+  for (const Sequence* sequence : scheduler_->All()) {
+    tokens[static_cast<size_t>(sequence->dp)] += sequence->prompt_tokens();
+  }
+  const auto [least, most] = std::minmax_element(tokens.begin(), tokens.end());
+  EXPECT_LE(*most - *least, longest);
+}
 
 TEST_F(SchedulerTest, ARequestGoesThroughItsStagesAndGivesItsPagesBack) {
   Start(4, {.chunked_prefill_size = 40});
@@ -192,9 +259,11 @@ TEST_F(SchedulerTest, ALongRandomRunLosesAndSharesNoPageAndServesEveryRequestInO
     const int64_t capacity = 8 + below(40);
     const int64_t chunk = below(3) == 0 ? -1 : 1 + below(200);
     const int64_t most = 1 + below(8);
-    SCOPED_TRACE(
-        Text("run ", run, ": ", capacity, " pages, chunk ", chunk, ", ", most, " running"));
-    Start(capacity, {.chunked_prefill_size = chunk, .max_running_requests = most});
+    const int groups = 1 + run % 4;
+    SCOPED_TRACE(Text("run ", run, ": ", capacity, " pages, chunk ", chunk, ", ", most,
+                      " running, ", groups, " groups"));
+    Start(capacity, {.chunked_prefill_size = chunk, .max_running_requests = most}, groups);
+    std::map<Sequence*, int32_t> group_of;  // of running sequences
     int64_t submitted = 0;
     int64_t ended = 0;
     int64_t last_admitted = -1;  // requests are numbered; admission must follow the numbers
@@ -242,6 +311,9 @@ TEST_F(SchedulerTest, ALongRandomRunLosesAndSharesNoPageAndServesEveryRequestInO
         const Extend& e = batch.extends[i];
         ASSERT_TRUE(in_batch.insert(owners[i]).second) << "twice in one batch";
         ASSERT_FALSE(e.tokens.empty());
+        ASSERT_TRUE(0 <= e.dp && e.dp < groups);
+        if (e.begin == 0) group_of[owners[i]] = e.dp;
+        ASSERT_EQ(group_of.at(owners[i]), e.dp) << "a sequence changed its group";
         ASSERT_EQ(e.begin, owners[i]->cached);
         ASSERT_EQ(e.decode, decoding.erase(owners[i]) == 1);
         if (!e.decode) {
