@@ -15,6 +15,7 @@
 #include "kernels/op_set.h"
 #include "parallel/layout.h"
 #include "parallel/rank_link.h"
+#include "parallel/read_counts.h"
 
 namespace causeway {
 
@@ -41,7 +42,9 @@ struct ExpertOrder {
 // One rank's end. Used by its thread only.
 class ExpertExchange {
  public:
-  ExpertExchange(const ModelConfig& config, const Layout& layout, int rank, RankLink& host);
+  // `reads` counts what is read from other ranks.
+  ExpertExchange(const ModelConfig& config, const Layout& layout, int rank, RankLink& host,
+                 ReadCounts& reads);
 
   // What a worker has to compute.
   struct Work {
@@ -66,7 +69,7 @@ class ExpertExchange {
   struct Offer {
     RoutedTokens tokens;
     const float* outputs = nullptr;
-    std::vector<int64_t> first_slot;  // of each home of this worker
+    std::vector<int64_t> first_slot;  // of each home of this worker, then the end of the last
   };
 
   const ModelConfig& config_;
@@ -74,6 +77,7 @@ class ExpertExchange {
   const int rank_;
   const int first_rank_;  // of this host
   RankLink& host_;
+  ReadCounts& reads_;
   std::vector<int> part_of_;  // [experts]
   Offer offer_;
   Buffer outputs_;
