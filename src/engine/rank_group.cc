@@ -53,6 +53,7 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
         CpusOf(i, layout.threads_per_rank, count, allowed), options.keep_trace_events,
         RankLinks{std::move(host_links[at]), std::move(tensor_links[at])}));
     lanes_.push_back(&workers_.back()->trace());
+    reads_.push_back(&workers_.back()->reads());
   }
   if (options.hosts != nullptr && options.host == 0) {
     broadcaster_ = std::make_unique<StepBroadcaster>(*options.hosts);
@@ -88,17 +89,7 @@ Status RankGroup::Follow() {
 }
 
 Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
-  const Layout& layout = options_.layout;
-  slices_.assign(static_cast<size_t>(layout.world()), {});
-  for (int dp = 0; dp < layout.dp; ++dp) {
-    const auto of_group = Partition(layout.partition, layout.cp, cost_, batch.RangesOf(dp));
-    for (int cp = 0; cp < layout.cp; ++cp) {
-      for (int tp = 0; tp < layout.tp; ++tp) {
-        slices_[static_cast<size_t>(layout.RankAt({dp, cp, tp}))] =
-            of_group[static_cast<size_t>(cp)];
-      }
-    }
-  }
+  slices_ = SlicesOf(batch, options_.layout, cost_);
   for (const auto& worker : workers_) worker->Start(batch, slices_, output);
   const Deadline watchdog = Deadline::AfterMs(options_.watchdog_timeout_ms);
   const std::string exceeded = Text("the step exceeded --watchdog-timeout of ",
@@ -132,7 +123,10 @@ Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
 }
 
 void RankGroup::ClearTraces() {
-  for (const auto& worker : workers_) worker->trace().Clear();
+  for (const auto& worker : workers_) {
+    worker->trace().Clear();
+    worker->ClearCounters();
+  }
 }
 
 int64_t RankGroup::scratch_bytes() const {

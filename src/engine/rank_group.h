@@ -16,6 +16,7 @@
 #include "model/weights.h"
 #include "parallel/communicator.h"
 #include "parallel/layout.h"
+#include "parallel/read_counts.h"
 
 namespace causeway {
 
@@ -55,7 +56,9 @@ class RankGroup {
   const Layout& layout() const { return options_.layout; }
   DType mode() const { return weights_.mode(); }
   const std::vector<const TraceLane*>& lanes() const { return lanes_; }
-  void ClearTraces();
+  // What each rank of this host read of what others of this host wrote.
+  const std::vector<const ReadCounts*>& reads() const { return reads_; }
+  void ClearTraces();  // and what was counted
   // Scratch memory of the rank that holds most, beside weights and KV.
   int64_t scratch_bytes() const;
   // The slices of each rank of the world in the last step.
@@ -69,6 +72,7 @@ class RankGroup {
   const TokenCost cost_;
   std::vector<std::unique_ptr<RankWorker>> workers_;
   std::vector<const TraceLane*> lanes_;
+  std::vector<const ReadCounts*> reads_;
   StepSlices slices_;
   std::unique_ptr<StepBroadcaster> broadcaster_;  // on host 0 of several
 };

@@ -42,6 +42,8 @@ class RankWorker {
   // Between steps only.
   TraceLane& trace() { return trace_; }
   int64_t scratch_bytes() const { return forward_->scratch_bytes(); }
+  const ReadCounts& reads() const { return forward_->reads(); }
+  void ClearCounters() { forward_->ClearCounters(); }
 
  private:
   struct Job {

@@ -16,6 +16,20 @@ std::vector<ExtendRange> Batch::RangesOf(int dp) const {
   return ranges;
 }
 
+StepSlices SlicesOf(const Batch& batch, const Layout& layout, const TokenCost& cost) {
+  StepSlices slices(static_cast<size_t>(layout.world()));
+  for (int dp = 0; dp < layout.dp; ++dp) {
+    const auto of_group = Partition(layout.partition, layout.cp, cost, batch.RangesOf(dp));
+    for (int cp = 0; cp < layout.cp; ++cp) {
+      for (int tp = 0; tp < layout.tp; ++tp) {
+        slices[static_cast<size_t>(layout.RankAt({dp, cp, tp}))] =
+            of_group[static_cast<size_t>(cp)];
+      }
+    }
+  }
+  return slices;
+}
+
 Capture::Capture(const ModelConfig& config, int64_t tokens) {
   const auto sized = [&](int64_t width) { return static_cast<size_t>(tokens * width); };
   const auto layers = static_cast<size_t>(config.num_hidden_layers);

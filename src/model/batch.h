@@ -37,6 +37,10 @@ struct Batch {
 // The slices of every rank of the world, over all hosts.
 using StepSlices = std::vector<std::vector<Slice>>;
 
+// The slices of a batch: each data-parallel group's extends, cut for its context ranks; the ranks
+// of a TP group have the same.
+StepSlices SlicesOf(const Batch& batch, const Layout& layout, const TokenCost& cost);
+
 // Every intermediate choice of a step, for `causeway logits --hidden` and the golden tests. Rows
 // are the batch's tokens in order, extend after extend.
 struct Capture {

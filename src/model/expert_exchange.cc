@@ -42,12 +42,13 @@ ExpertOrder ExpertOrder::Of(int64_t experts, const std::vector<int32_t>& expert,
 }
 
 ExpertExchange::ExpertExchange(const ModelConfig& config, const Layout& layout, int rank,
-                               RankLink& host)
+                               RankLink& host, ReadCounts& reads)
     : config_(config),
       layout_(layout),
       rank_(rank),
       first_rank_(layout.HostOf(rank) * layout.ranks_per_host()),
       host_(host),
+      reads_(reads),
       part_of_(static_cast<size_t>(config.n_routed_experts)) {
   for (int part = 0; part < layout.ep; ++part) {
     const Range range = ShareOf(config.n_routed_experts, part, layout.ep);
@@ -81,9 +82,12 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
   offer_.first_slot.clear();
   const int64_t active = config_.num_experts_per_tok;
   const auto row_bytes = static_cast<size_t>(model.cols * SizeOf(model.type));
+  const int64_t sent_bytes = static_cast<int64_t>(row_bytes) + (int8 ? 4 : 0);  // with its scale
+  const RoutedTokens* own = &offer_.tokens;
   int32_t filled = 0;
   for (const RoutedTokens* home : homes) {
     offer_.first_slot.push_back(work.slots());
+    const int32_t filled_before = filled;
     for (int64_t row = 0; row < home->rows; ++row) {
       const size_t before = work.expert.size();
       for (int64_t j = 0; j < active; ++j) {
@@ -98,6 +102,9 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
       if (int8) scale[filled] = home->input.scale[row];
       ++filled;
     }
+    if (home == own) continue;
+    reads_.Add("expert_choices", home->rows * active * 4);
+    reads_.Add("expert_dispatch", (filled - filled_before) * sent_bytes);
   }
   offer_.first_slot.push_back(work.slots());
   const Rows used = input.Slice(0, filled);
@@ -125,15 +132,18 @@ std::vector<const float*> ExpertExchange::Combine(int32_t layer) {
   std::vector<const float*> parts;
   for (int part = 0; part < layout_.ep; ++part) {
     const int worker = layout_.ExpertRank(rank_, part);
-    if (IsHere(worker)) {
-      const auto home = static_cast<size_t>(rank_ / layout_.expert_copies());
-      parts.push_back(OfferOf(worker).outputs +
-                      OfferOf(worker).first_slot[home] * config_.hidden_size);
-    } else {
+    if (!IsHere(worker)) {
       parts.push_back(OfferOf(first_rank_)
                           .remote.of_parts[static_cast<size_t>(rank_ - first_rank_)]
                                           [static_cast<size_t>(part)]);
+      continue;
     }
+    const Offer& offer = OfferOf(worker);
+    const auto home = static_cast<size_t>(rank_ / layout_.expert_copies());
+    parts.push_back(offer.outputs + offer.first_slot[home] * config_.hidden_size);
+    if (worker == rank_) continue;
+    reads_.Add("expert_combine",
+               (offer.first_slot[home + 1] - offer.first_slot[home]) * config_.hidden_size * 4);
   }
   return parts;
 }

@@ -16,6 +16,7 @@
 #include "parallel/communicator.h"
 #include "parallel/layout.h"
 #include "parallel/rank_link.h"
+#include "parallel/read_counts.h"
 
 namespace causeway {
 
@@ -42,7 +43,9 @@ struct ExpertOrder {
 // One rank's end. Used by its thread only.
 class ExpertExchange {
  public:
-  ExpertExchange(const ModelConfig& config, const Layout& layout, int rank, RankLink& host);
+  // `reads` counts what is read from other ranks.
+  ExpertExchange(const ModelConfig& config, const Layout& layout, int rank, RankLink& host,
+                 ReadCounts& reads);
 
   // What a worker has to compute.
   struct Work {
@@ -77,7 +80,7 @@ class ExpertExchange {
   struct Offer {
     RoutedTokens tokens;
     const float* outputs = nullptr;
-    std::vector<int64_t> first_slot;  // of each home of this worker, and their end
+    std::vector<int64_t> first_slot;  // of each home of this worker, then the end of the last
     Remote remote;
   };
 
@@ -94,6 +97,7 @@ class ExpertExchange {
   const int rank_;
   const int first_rank_;  // of this host
   RankLink& host_;
+  ReadCounts& reads_;
   std::vector<int> part_of_;  // [experts]
   Offer offer_;
   Buffer outputs_;

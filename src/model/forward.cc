@@ -68,8 +68,8 @@ Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& 
       rank_(rank),
       ops_(ops),
       host_(host),
-      tp_(tensor, layout, rank),
-      expert_exchange_(weights.config(), layout, rank, host),
+      tp_(tensor, layout, rank, reads_),
+      expert_exchange_(weights.config(), layout, rank, host, reads_),
       host_exchange_(layout, layout.HostOf(rank), cache),
       trace_(trace),
       heads_(PartOf(tp_, config_.num_attention_heads, weights.share().heads)),
@@ -119,6 +119,7 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
     if (keys_ready) return;
     const TraceZone zone(trace_, "kv wait", exchange.layer);
     host_.Wait();  // now every rank has every earlier key
+    CountKeys(step);
     keys_ready = true;
   };
   for (const LocalStep::Block& block : step.blocks) {
@@ -136,6 +137,16 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
   wait_for_keys();  // a rank without tokens takes part in the exchange all the same
 
   FeedForward(index, step, x);
+}
+
+void Forward::CountKeys(const LocalStep& step) {
+  int64_t rows = -tp_.HostRows(step.rows()).size();  // what PublishKeys has stored
+  for (const Extend& extend : step.batch.extends) {
+    if (extend.dp == layout_.PlaceOf(rank_).dp) rows += extend.end() - extend.begin;
+  }
+  const KvShape& shape = cache_.shape();
+  reads_.Add("latent_keys", rows * shape.latent_dim * SizeOf(shape.type));
+  if (config_.sparse()) reads_.Add("index_keys", rows * shape.index_dim * SizeOf(shape.type));
 }
 
 void Forward::AddRowParallel(CollectiveName name, const Rows& in, const Weight& w, int64_t k_begin,
@@ -175,12 +186,14 @@ void Forward::CaptureHidden(int64_t index, const LocalStep& step, View<const flo
 // normed, then every rank computes its panels of the vocabulary for all rows.
 void Forward::Logits(const LocalStep& step, View<const float, 2> x, StepOutput& output) {
   const ArenaScope scope(arena_);
+  int64_t others = output.rows();  // rows of hidden that other ranks hand over
   {
     const TraceZone zone(trace_, "final norm");
     const Range mine = tp_.HomeRows(step.rows());
     for (int64_t row = mine.begin; row < mine.end; ++row) {
       const int64_t out = output.RowOf(step.batch, step.SliceOf(row).extend, step.PositionOf(row));
       if (out < 0) continue;
+      --others;
       ops_.RmsNorm(x.Slice(row, row + 1), weights_.final_norm().data(),
                    static_cast<float>(config_.rms_norm_eps), output.hidden().Slice(out, out + 1));
     }
@@ -191,6 +204,7 @@ void Forward::Logits(const LocalStep& step, View<const float, 2> x, StepOutput& 
     host_.Barrier(name, nullptr, [&](Communicator& hosts) {
       host_exchange_.Hidden(hosts, name, step.batch, step.all_slices, output);
     });
+    reads_.Add("hidden_exchange", others * config_.hidden_size * SizeOf(type_));
   }
   {
     const TraceZone zone(trace_, "head");

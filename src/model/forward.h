@@ -17,6 +17,7 @@
 #include "parallel/layout.h"
 #include "parallel/partition.h"
 #include "parallel/rank_link.h"
+#include "parallel/read_counts.h"
 #include "parallel/tensor_group.h"
 
 namespace causeway {
@@ -79,6 +80,9 @@ class Forward {
 
   // Bytes of scratch memory that this rank holds beside weights and KV.
   int64_t scratch_bytes() const { return arena_.bytes(); }
+  // Since the last ClearCounters; between steps only.
+  const ReadCounts& reads() const { return reads_; }
+  void ClearCounters() { reads_.Clear(); }
 
  private:
   // What attention asks of a block of rows.
@@ -95,6 +99,8 @@ class Forward {
 
   void Layer(int64_t index, const LocalStep& step, View<float, 2> x);
   void Logits(const LocalStep& step, View<const float, 2> x, StepOutput& output);
+  // Counts the keys of this step that other ranks of the data-parallel group have written.
+  void CountKeys(const LocalStep& step);
   // The residual stream before layer `index`, if the step is captured.
   void CaptureHidden(int64_t index, const LocalStep& step, View<const float, 2> x) const;
   LayerPages PagesOf(int64_t layer, const LocalStep& step) const;
@@ -147,6 +153,7 @@ class Forward {
   const int rank_;
   OpSet& ops_;
   RankLink& host_;
+  ReadCounts reads_;
   TensorGroup tp_;
   ExpertExchange expert_exchange_;
   HostExchange host_exchange_;

@@ -7,8 +7,9 @@
 
 namespace causeway {
 
-TensorGroup::TensorGroup(RankLink& link, const Layout& layout, int rank)
+TensorGroup::TensorGroup(RankLink& link, const Layout& layout, int rank, ReadCounts& reads)
     : link_(link),
+      reads_(reads),
       index_(layout.PlaceOf(rank).tp),
       size_(layout.tp),
       first_host_(layout.HostOf(rank - index_)) {
@@ -42,6 +43,9 @@ const T* TensorGroup::TreeSum(CollectiveName name, int64_t rows, int64_t cols) {
       }
     }
   }
+  // Of these rows the parts of all others; of the other rows the sums that others have made.
+  reads_.Add(name.operation, (range.size() * (ranks - 1) + rows - range.size()) * cols *
+                                 static_cast<int64_t>(sizeof(T)));
   T* sums = parts[0];
   const int64_t count = rows * cols;
   const HostAction add_hosts = [&](Communicator& hosts) {
@@ -88,6 +92,7 @@ void TensorGroup::MaxOf(CollectiveName name, const float* mine, int64_t count, f
     const float* other = link_.Shared<float>(i);
     for (int64_t c = 0; c < count; ++c) most[c] = std::max(most[c], other[c]);
   }
+  reads_.Add(name.operation, count * (link_.size() - 1) * 4);
   if (!spans_hosts()) return;
   const HostAction over_hosts = [&](Communicator& hosts) {
     for (const Buffer& sent : ExchangeBetweenHosts(hosts, name, most, count * 4)) {
@@ -105,6 +110,7 @@ void TensorGroup::ShareHostRows(CollectiveName name, void* data, int64_t rows, i
     if (i == link_.index()) continue;
     const Range range = ShareOf(rows, i, link_.size());
     if (range.size() == 0) continue;  // `data` may be null
+    reads_.Add(name.operation, range.size() * row_bytes);
     std::memcpy(static_cast<char*>(data) + range.begin * row_bytes,
                 link_.Shared<char>(i) + range.begin * row_bytes,
                 static_cast<size_t>(range.size() * row_bytes));
@@ -138,6 +144,7 @@ void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, i
     const int owner = here && !spans_hosts() ? rank - first : 0;
     if (owner == link_.index()) continue;
     copy_from(link_.Shared<char>(owner), rank);
+    reads_.Add(name.operation, ShareOf(rows, rank, size_).size() * row_bytes);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "base/view.h"
 #include "parallel/layout.h"
 #include "parallel/rank_link.h"
+#include "parallel/read_counts.h"
 
 namespace causeway {
 
@@ -17,8 +18,9 @@ namespace causeway {
 // collective of the group has returned.
 class TensorGroup {
  public:
-  // `link` joins the ranks of the group that are on this host; it must outlive this.
-  TensorGroup(RankLink& link, const Layout& layout, int rank);
+  // `link` joins the ranks of the group that are on this host; it must outlive this, as `reads`
+  // must, which counts what is read from them.
+  TensorGroup(RankLink& link, const Layout& layout, int rank, ReadCounts& reads);
 
   // True if this rank holds whole rows, so that there is nothing to add.
   bool whole() const { return size_ == 1; }
@@ -55,6 +57,7 @@ class TensorGroup {
   bool spans_hosts() const { return link_.size() < size_; }
 
   RankLink& link_;
+  ReadCounts& reads_;
   const int index_;  // in the group, over all hosts
   const int size_;
   const int first_host_;  // of the hosts that the group's ranks are on

@@ -1,0 +1,175 @@
+#include "model/volume.h"
+
+#include <algorithm>
+
+namespace causeway {
+namespace {
+
+// How many tokens each rank is home to, and in which order they come in the batch.
+std::vector<std::vector<int64_t>> HomeTokens(const Layout& layout, const Batch& batch,
+                                             const StepSlices& slices) {
+  std::vector<int64_t> first_token;
+  int64_t tokens = 0;
+  for (const Extend& extend : batch.extends) {
+    first_token.push_back(tokens - extend.begin);
+    tokens += extend.end() - extend.begin;
+  }
+  std::vector<std::vector<int64_t>> homes;
+  for (int rank = 0; rank < layout.world(); ++rank) {
+    std::vector<int64_t> of_group;
+    for (const Slice& slice : slices[static_cast<size_t>(rank)]) {
+      const int64_t first = first_token[static_cast<size_t>(slice.extend)];
+      for (int64_t p = slice.begin; p < slice.end; ++p) of_group.push_back(first + p);
+    }
+    const Range mine =
+        ShareOf(static_cast<int64_t>(of_group.size()), layout.PlaceOf(rank).tp, layout.tp);
+    homes.emplace_back(of_group.begin() + mine.begin, of_group.begin() + mine.end);
+  }
+  return homes;
+}
+
+// Rows and slots that leave their homes' parts in one layer.
+struct Travel {
+  double rows = 0;
+  double slots = 0;
+};
+
+Travel EvenTravel(const ModelConfig& config, const Layout& layout,
+                  const std::vector<std::vector<int64_t>>& homes) {
+  Travel travel;
+  for (int part = 0; part < layout.ep; ++part) {
+    const Range range = ShareOf(config.n_routed_experts, part, layout.ep);
+    const double visits = 1.0 - ChanceOfNone(config, range.begin, range.end);
+    const double slots = static_cast<double>(config.num_experts_per_tok * range.size()) /
+                         static_cast<double>(config.n_routed_experts);
+    for (int home = 0; home < layout.world(); ++home) {
+      if (layout.ExpertPartOf(home) == part) continue;
+      const auto tokens = static_cast<double>(homes[static_cast<size_t>(home)].size());
+      travel.rows += tokens * visits;
+      travel.slots += tokens * slots;
+    }
+  }
+  return travel;
+}
+
+Travel TravelOf(const ModelConfig& config, const Layout& layout,
+                const std::vector<std::vector<int64_t>>& homes,
+                const std::vector<int32_t>& choices) {
+  Travel travel;
+  for (int home = 0; home < layout.world(); ++home) {
+    for (int64_t token : homes[static_cast<size_t>(home)]) {
+      for (int part = 0; part < layout.ep; ++part) {
+        if (part == layout.ExpertPartOf(home)) continue;
+        const Range range = ShareOf(config.n_routed_experts, part, layout.ep);
+        const auto first = choices.begin() + token * config.num_experts_per_tok;
+        const auto slots = std::count_if(first, first + config.num_experts_per_tok,
+                                         [&](int32_t e) { return range.Contains(e); });
+        travel.slots += static_cast<double>(slots);
+        if (slots > 0) travel.rows += 1;
+      }
+    }
+  }
+  return travel;
+}
+
+}  // namespace
+
+VolumeTypes VolumeTypes::Of(const Weights& weights) {
+  return {weights.mode(), weights.layer(0).attention.o.type() == DType::kI8};
+}
+
+double ChanceOfNone(const ModelConfig& config, int64_t begin, int64_t end) {
+  const bool limited = config.topk_method != GateMethod::kGreedy;
+  const int64_t groups = limited ? config.n_group : 1;
+  const int64_t chosen = limited ? config.topk_group : 1;
+  const int64_t size = config.n_routed_experts / groups;
+  const int64_t pool = chosen * size;
+  // ways[g][m]: sets of g groups, of those seen so far, with m experts in [begin, end).
+  std::vector<std::vector<double>> ways(static_cast<size_t>(chosen) + 1,
+                                        std::vector<double>(static_cast<size_t>(pool) + 1, 0.0));
+  ways[0][0] = 1;
+  for (int64_t group = 0; group < groups; ++group) {
+    const auto inside = static_cast<size_t>(
+        std::max<int64_t>(0, std::min(end, (group + 1) * size) - std::max(begin, group * size)));
+    for (size_t g = static_cast<size_t>(chosen); g > 0; --g) {
+      for (size_t m = inside; m <= static_cast<size_t>(pool); ++m) {
+        ways[g][m] += ways[g - 1][m - inside];
+      }
+    }
+  }
+  double all = 0;
+  double none = 0;
+  for (int64_t m = 0; m <= pool; ++m) {
+    const double sets = ways[static_cast<size_t>(chosen)][static_cast<size_t>(m)];
+    double chance = 1;
+    for (int64_t k = 0; k < config.num_experts_per_tok; ++k) {
+      chance *=
+          static_cast<double>(std::max<int64_t>(0, pool - m - k)) / static_cast<double>(pool - k);
+    }
+    all += sets;
+    none += sets * chance;
+  }
+  return none / all;
+}
+
+std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes& types,
+                                   const Layout& layout, const Batch& batch,
+                                   const StepSlices& slices,
+                                   const std::vector<std::vector<int32_t>>* choices) {
+  const auto tokens = static_cast<double>(batch.tokens());
+  const auto layers = static_cast<double>(config.num_hidden_layers);
+  double moe_layers = 0;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) moe_layers += config.IsMoe(i) ? 1 : 0;
+  const auto hidden = static_cast<double>(config.hidden_size);
+  const auto active = static_cast<double>(config.num_experts_per_tok);
+  const auto size = static_cast<double>(SizeOf(types.mode));
+  const double others = layout.tp - 1;
+  std::vector<Volume> out;
+  const auto add = [&](const char* operation, double bytes) {
+    if (bytes > 0) out.push_back({operation, bytes});
+  };
+
+  const double readers = layout.cp * layout.tp - 1;
+  add("latent_keys", layers * tokens * readers * static_cast<double>(config.latent_dim()) * size);
+  if (config.sparse()) {
+    add("index_keys",
+        layers * tokens * readers * static_cast<double>(config.index_head_dim) * size);
+    add("selected_counts", layers * tokens * others * 4);
+    add("selected_keys", layers * tokens * others * 4 * static_cast<double>(config.index_topk));
+  }
+  // Of a token, over the T ranks: parts that are added up, sums that come back, and maxima.
+  const double all_reduce = 2 * hidden * others * 4 + (types.int8 ? layout.tp * others * 4 : 0);
+  add("o_proj", layers * tokens * all_reduce);
+  add("dense_mlp", (layers - moe_layers) * tokens * all_reduce);
+
+  const auto homes = HomeTokens(layout, batch, slices);
+  Travel travel;
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    if (!config.IsMoe(layer) || !layout.tokens_travel()) continue;
+    const Travel of_layer = choices == nullptr ? EvenTravel(config, layout, homes)
+                                               : TravelOf(config, layout, homes,
+                                                          (*choices)[static_cast<size_t>(layer)]);
+    travel.rows += of_layer.rows;
+    travel.slots += of_layer.slots;
+  }
+  // int8 rows are padded to groups of four and come with a scale.
+  const double row =
+      types.int8 ? static_cast<double>((config.hidden_size + 3) / 4 * 4 + 4) : hidden * size;
+  if (layout.tokens_travel()) {
+    add("expert_choices", moe_layers * tokens * (layout.ep - 1) * active * 4);
+    add("expert_dispatch", travel.rows * row);
+    add("expert_combine", travel.slots * hidden * 4);
+  }
+  add("moe_rows", moe_layers * tokens * others * hidden * 4);
+
+  double wanted = 0;
+  for (const Extend& extend : batch.extends) {
+    if (extend.tokens.empty()) continue;
+    if (extend.logits == LogitsWanted::kAll) wanted += static_cast<double>(extend.tokens.size());
+    if (extend.logits == LogitsWanted::kLast) wanted += 1;
+  }
+  add("hidden_exchange", wanted * (layout.world() - 1) * hidden * size);
+  return out;
+}
+
+}  // namespace causeway
