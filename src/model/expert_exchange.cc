@@ -23,19 +23,14 @@ ExpertOrder ExpertOrder::Of(int64_t experts, const std::vector<int32_t>& expert,
 }
 
 ExpertExchange::ExpertExchange(const ModelConfig& config, const Layout& layout, int rank,
-                               RankLink& host, ReadCounts& reads)
+                               const RedundantExperts& redundant, RankLink& host, ReadCounts& reads)
     : config_(config),
       layout_(layout),
       rank_(rank),
       first_rank_(layout.HostOf(rank) * layout.ranks_per_host()),
       host_(host),
       reads_(reads),
-      part_of_(static_cast<size_t>(config.n_routed_experts)) {
-  for (int part = 0; part < layout.ep; ++part) {
-    const Range range = ShareOf(config.n_routed_experts, part, layout.ep);
-    for (int64_t e = range.begin; e < range.end; ++e) part_of_[static_cast<size_t>(e)] = part;
-  }
-}
+      placement_(config, layout, redundant) {}
 
 ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens& tokens,
                                               Arena& arena) {
@@ -44,11 +39,15 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
 
   const int part = layout_.ExpertPartOf(rank_);
   const int copies = layout_.expert_copies();
-  std::vector<const RoutedTokens*> homes;
+  struct Home {
+    int rank;
+    const RoutedTokens& tokens;
+  };
+  std::vector<Home> homes;
   int64_t rows = 0;
   for (int home = rank_ % copies; home < layout_.world(); home += copies) {
-    homes.push_back(&host_.Shared<Offer>(home - first_rank_)->tokens);
-    rows += homes.back()->rows;
+    homes.push_back({home, host_.Shared<Offer>(home - first_rank_)->tokens});
+    rows += homes.back().tokens.rows;
   }
   const bool int8 = tokens.input.quantized.data != nullptr;
   const Rows& model = int8 ? tokens.input.quantized : tokens.input.rows;
@@ -60,27 +59,26 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
   const int64_t active = config_.num_experts_per_tok;
   const auto row_bytes = static_cast<size_t>(model.cols * SizeOf(model.type));
   const int64_t sent_bytes = static_cast<int64_t>(row_bytes) + (int8 ? 4 : 0);  // with its scale
-  const RoutedTokens* own = &offer_.tokens;
   int32_t filled = 0;
-  for (const RoutedTokens* home : homes) {
+  for (const auto& [home, sent] : homes) {
     offer_.first_slot.push_back(work.slots());
     const int32_t filled_before = filled;
-    for (int64_t row = 0; row < home->rows; ++row) {
+    for (int64_t row = 0; row < sent.rows; ++row) {
       const size_t before = work.expert.size();
       for (int64_t j = 0; j < active; ++j) {
-        const int32_t expert = home->experts[row * active + j];
-        if (PartOf(expert) != part) continue;
+        const int32_t expert = sent.experts[row * active + j];
+        if (placement_.PartOf(layer, expert, home) != part) continue;
         work.expert.push_back(expert);
         work.row.push_back(filled);
       }
       if (work.expert.size() == before) continue;
-      const Rows& from = int8 ? home->input.quantized : home->input.rows;
+      const Rows& from = int8 ? sent.input.quantized : sent.input.rows;
       std::memcpy(input.row(filled), from.row(row), row_bytes);
-      if (int8) scale[filled] = home->input.scale[row];
+      if (int8) scale[filled] = sent.input.scale[row];
       ++filled;
     }
-    if (home == own) continue;
-    reads_.Add("expert_choices", home->rows * active * 4);
+    if (home == rank_) continue;
+    reads_.Add("expert_choices", sent.rows * active * 4);
     reads_.Add("expert_dispatch", (filled - filled_before) * sent_bytes);
   }
   offer_.first_slot.push_back(work.slots());

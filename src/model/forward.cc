@@ -69,7 +69,8 @@ Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& 
       ops_(ops),
       host_(host),
       tp_(tensor, layout, rank, reads_),
-      expert_exchange_(weights.config(), layout, rank, host, reads_),
+      expert_exchange_(weights.config(), layout, rank, weights.share().redundant, host, reads_),
+      expert_counts_(static_cast<size_t>(config_.num_hidden_layers)),
       trace_(trace),
       heads_(PartOf(tp_, config_.num_attention_heads, weights.share().heads)),
       inner_(PartOf(tp_, config_.intermediate_size, weights.share().inner)),
@@ -80,6 +81,15 @@ Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& 
     const LayerWeights& w = weights.layer(i);
     o_sums_.push_back(PartSums(tp_, w.attention.o, heads_.begin * value, heads_.end * value));
     down_sums_.push_back(PartSums(tp_, w.mlp.down, inner_.begin, inner_.end));
+  }
+  ClearCounters();
+}
+
+void Forward::ClearCounters() {
+  reads_.Clear();
+  for (size_t i = 0; i < expert_counts_.size(); ++i) {
+    const bool is_moe = config_.IsMoe(static_cast<int64_t>(i));
+    expert_counts_[i].assign(static_cast<size_t>(is_moe ? config_.n_routed_experts : 0), 0);
   }
 }
 

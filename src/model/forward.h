@@ -80,7 +80,9 @@ class Forward {
   int64_t scratch_bytes() const { return arena_.bytes(); }
   // Since the last ClearCounters; between steps only.
   const ReadCounts& reads() const { return reads_; }
-  void ClearCounters() { reads_.Clear(); }
+  // How many of the tokens that this rank is home to chose each expert.
+  const ExpertCounts& expert_counts() const { return expert_counts_; }
+  void ClearCounters();
 
  private:
   // What attention asks of a block of rows.
@@ -153,6 +155,7 @@ class Forward {
   ReadCounts reads_;
   TensorGroup tp_;
   ExpertExchange expert_exchange_;
+  ExpertCounts expert_counts_;
   TraceLane& trace_;
   const Range heads_;  // of this rank, among those that this host holds
   const Range inner_;  // columns of dense layers, the same

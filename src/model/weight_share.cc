@@ -24,7 +24,8 @@ bool CutsRuns(DType mode, int64_t k, int tp) {
 
 }  // namespace
 
-WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int host) {
+WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int host,
+                            const RedundantExperts& redundant) {
   const int first = host * layout.ranks_per_host();
   const int last = first + layout.ranks_per_host() - 1;
   WeightShare share;
@@ -40,10 +41,19 @@ WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int
   const int64_t panels = (config.vocab_size + kPanel - 1) / kPanel;
   share.head_panels = {ShareOf(panels, first, layout.world()).begin,
                        ShareOf(panels, last, layout.world()).end};
-  share.experts.resize(static_cast<size_t>(config.n_routed_experts));
-  for (int rank = first; rank <= last; ++rank) {
-    const Range part = ShareOf(config.n_routed_experts, layout.ExpertPartOf(rank), layout.ep);
-    std::fill(share.experts.begin() + part.begin, share.experts.begin() + part.end, true);
+  const ExpertPlacement placement(config, layout, redundant);
+  share.redundant = redundant;
+  share.experts.resize(static_cast<size_t>(config.num_hidden_layers));
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    if (!config.IsMoe(layer)) continue;
+    std::vector<bool>& held = share.experts[static_cast<size_t>(layer)];
+    held.resize(static_cast<size_t>(config.n_routed_experts));
+    // A host's ranks are consecutive, and so are the parts that they hold.
+    for (int part = layout.ExpertPartOf(first); part <= layout.ExpertPartOf(last); ++part) {
+      for (int32_t e = 0; e < config.n_routed_experts; ++e) {
+        if (placement.Holds(part, layer, e)) held[static_cast<size_t>(e)] = true;
+      }
+    }
   }
   return share;
 }
