@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <random>
 
 #include "engine/layout_matrix.h"
 
@@ -44,6 +45,41 @@ TEST_P(LayoutMatrix, EveryProductOfLayoutsGivesTheBytesOfOneRank) {
   }
   std::printf("layout matrix %-16s %-8s %zu of %zu combinations, all equal\n", GetParam().fixture,
               NameOf(GetParam().dtype), cases.size(), all.size());
+}
+
+// Copies of the hottest experts change who computes a token's, and no bit.
+TEST_P(LayoutMatrix, LayoutsWithRedundantExpertsGiveTheBytesOfOneRankToo) {
+  HostOptions options;
+  options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
+  options.dtype = GetParam().dtype;
+  options.context_length = 256;
+  options.max_total_tokens = 2048;
+  options.ranks.layout.cp = options.ranks.layout.ep = 2;
+  options.redundant.per_layer = 2;
+  const auto config = ModelConfig::Load(options.model_path);
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  std::mt19937 random(kSeed);
+  for (int64_t layer = 0; layer < config->num_hidden_layers; ++layer) {
+    auto& counts = options.redundant.counts.emplace_back();
+    for (int64_t e = 0; config->IsMoe(layer) && e < config->n_routed_experts; ++e) {
+      counts.push_back(random() % 100);
+    }
+  }
+  const auto host = ModelHost::Load(options);
+  ASSERT_TRUE(host.ok()) << host.status().message();
+  const auto prompts = MatrixPrompts(config->vocab_size);
+  const auto expected = MatrixLogits(**host, {}, prompts);  // one rank: no copies
+  ASSERT_TRUE(expected.ok()) << expected.status().message();
+  auto all = LayoutCases(*config, GetParam().dtype, 8, 1);
+  std::erase_if(all,
+                [](const LayoutCase& one) { return one.layout.ep != 2 && one.layout.ep != 4; });
+  for (const LayoutCase& one : SampleCases(all, kSample / 2, kSeed)) {
+    const auto found = MatrixLogits(**host, one, prompts);
+    ASSERT_TRUE(found.ok()) << one.ToString() << ": " << found.status().message();
+    ASSERT_EQ(found->size(), expected->size());
+    ASSERT_EQ(std::memcmp(found->data(), expected->data(), found->size() * sizeof(float)), 0)
+        << one.ToString() << " differs from one rank (seed " << kSeed << ")";
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

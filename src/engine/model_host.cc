@@ -56,12 +56,14 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
 
   const Layout& layout = options.ranks.layout;
   CAUSEWAY_RETURN_IF_ERROR(CheckLayout(config, options.dtype, layout));
+  CAUSEWAY_RETURN_IF_ERROR(options.redundant.Check(config, layout));
   CAUSEWAY_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(options.model_path));
   const int threads = layout.ranks_per_host() * layout.threads_per_rank;
   CAUSEWAY_ASSIGN_OR_RETURN(
-      host->weights_, Weights::Load(std::move(checkpoint), config, options.dtype,
-                                    WeightShare::Of(config, layout, options.ranks.host), threads,
-                                    options.progress));
+      host->weights_,
+      Weights::Load(std::move(checkpoint), config, options.dtype,
+                    WeightShare::Of(config, layout, options.ranks.host, options.redundant), threads,
+                    options.progress));
   const KvShape shape{.layers = config.num_hidden_layers,
                       .latent_dim = config.latent_dim(),
                       .index_dim = config.index_head_dim,

@@ -20,6 +20,7 @@ struct HostOptions {
   std::string isa = "auto";
   int64_t context_length = 0;    // tokens per sequence; 0: as far as the KV cache goes
   int64_t max_total_tokens = 0;  // KV cache of all sequences; 0: context_length
+  RedundantExperts redundant;    // experts that two ep parts hold
   RankGroupOptions ranks;        // ops and hosts are filled in
   // On several hosts (ranks.layout.hosts), how they meet; see GlooOptions.
   std::string dist_init_addr;

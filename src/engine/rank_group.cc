@@ -129,6 +129,12 @@ void RankGroup::ClearTraces() {
   }
 }
 
+std::vector<ExpertCounts> RankGroup::expert_counts() const {
+  std::vector<ExpertCounts> counts;
+  for (const auto& worker : workers_) counts.push_back(worker->expert_counts());
+  return counts;
+}
+
 int64_t RankGroup::scratch_bytes() const {
   int64_t most = 0;
   for (const auto& worker : workers_) most = std::max(most, worker->scratch_bytes());

@@ -58,6 +58,9 @@ class RankGroup {
   const std::vector<const TraceLane*>& lanes() const { return lanes_; }
   // What each rank of this host read of what others of this host wrote.
   const std::vector<const ReadCounts*>& reads() const { return reads_; }
+  // How many tokens of each rank of this host, from first_rank() on, chose each expert.
+  std::vector<ExpertCounts> expert_counts() const;
+  int first_rank() const { return options_.host * options_.layout.ranks_per_host(); }
   void ClearTraces();  // and what was counted
   // Scratch memory of the rank that holds most, beside weights and KV.
   int64_t scratch_bytes() const;

@@ -43,6 +43,7 @@ class RankWorker {
   TraceLane& trace() { return trace_; }
   int64_t scratch_bytes() const { return forward_->scratch_bytes(); }
   const ReadCounts& reads() const { return forward_->reads(); }
+  const ExpertCounts& expert_counts() const { return forward_->expert_counts(); }
   void ClearCounters() { forward_->ClearCounters(); }
 
  private:

@@ -15,6 +15,7 @@ namespace {
 struct Case {
   const char* fixture;
   DType dtype;
+  int64_t redundant = 0;
 };
 
 class Volumes : public testing::TestWithParam<Case> {};
@@ -46,6 +47,8 @@ TEST_P(Volumes, AreWhatTheLayoutAndTheChosenExpertsPredict) {
   options.dtype = GetParam().dtype;
   options.context_length = 256;
   options.max_total_tokens = 2048;
+  options.redundant.per_layer = GetParam().redundant;
+  options.ranks.layout.cp = options.ranks.layout.ep = 2;
   const auto host = ModelHost::Load(options);
   ASSERT_TRUE(host.ok()) << host.status().message();
   const ModelConfig& config = (*host)->config();
@@ -63,6 +66,7 @@ TEST_P(Volumes, AreWhatTheLayoutAndTheChosenExpertsPredict) {
   for (const LayoutCase& one : cases) {
     SCOPED_TRACE(one.ToString());
     (*host)->SetLayout(one.layout);
+    const ExpertPlacement placement(config, one.layout, options.redundant);
     for (const bool second : {false, true}) {
       const Batch batch = BatchOf(prompts, runs, one.layout.dp, second,
                                   [](int64_t length) { return length - length / 2; });
@@ -80,8 +84,8 @@ TEST_P(Volumes, AreWhatTheLayoutAndTheChosenExpertsPredict) {
       std::erase_if(counted, [](const auto& entry) { return entry.second == 0; });
       std::map<std::string, double> predicted;
       for (const Volume& volume :
-           PredictVolumes(config, types, one.layout, batch, (*host)->ranks().last_partition(),
-                          &capture.router_indices)) {
+           PredictVolumes(config, types, one.layout, placement, batch,
+                          (*host)->ranks().last_partition(), &capture.router_indices)) {
         predicted[volume.operation] = volume.bytes;
         bytes += volume.bytes;
       }
@@ -93,8 +97,8 @@ TEST_P(Volumes, AreWhatTheLayoutAndTheChosenExpertsPredict) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, Volumes,
-    testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-int8", DType::kBf16},
-                    Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32}),
+    testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-int8", DType::kBf16, 3},
+                    Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32, 12}),
     [](const testing::TestParamInfo<Case>& info) {
       std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype));
       std::replace(name.begin(), name.end(), '-', '_');
@@ -113,6 +117,8 @@ TEST(VolumeTheory, TheChanceOfNoExpertInARangeIsThatOfAllChoicesCounted) {
       config.topk_method = GateMethod::kNoAuxTc;
       const uint32_t group_size = static_cast<uint32_t>(12 / groups);
       for (const Range range : {Range{0, 12}, {0, 6}, {3, 6}, {5, 11}, {4, 4}, {11, 12}}) {
+        std::vector<bool> in_range(12);
+        std::fill(in_range.begin() + range.begin, in_range.begin() + range.end, true);
         int64_t all = 0;
         int64_t none = 0;
         for (uint32_t of_groups = 0; of_groups < 1u << groups; ++of_groups) {
@@ -131,7 +137,7 @@ TEST(VolumeTheory, TheChanceOfNoExpertInARangeIsThatOfAllChoicesCounted) {
             if (!inside) ++none;
           }
         }
-        EXPECT_NEAR(ChanceOfNone(config, range.begin, range.end),
+        EXPECT_NEAR(ChanceOfNone(config, in_range),
                     static_cast<double>(none) / static_cast<double>(all), 1e-12)
             << groups << " groups, " << chosen << " chosen, [" << range.begin << ", " << range.end
             << ")";
@@ -153,7 +159,8 @@ TEST(VolumeTheory, AnAllReduceAndAKeyExchangeAreTheTextbooksOnes) {
       {.tokens = std::vector<int32_t>(64, 1), .pages = {}, .logits = LogitsWanted::kNone});
   const auto bytes = [&](const Layout& layout, const std::string& operation) {
     const StepSlices slices = SlicesOf(batch, layout, {});
-    for (const Volume& volume : PredictVolumes(config, {}, layout, batch, slices, nullptr)) {
+    for (const Volume& volume :
+         PredictVolumes(config, {}, layout, {config, layout, {}}, batch, slices, nullptr)) {
       if (volume.operation == operation) return volume.bytes;
     }
     return 0.0;

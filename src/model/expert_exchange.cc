@@ -42,19 +42,14 @@ ExpertOrder ExpertOrder::Of(int64_t experts, const std::vector<int32_t>& expert,
 }
 
 ExpertExchange::ExpertExchange(const ModelConfig& config, const Layout& layout, int rank,
-                               RankLink& host, ReadCounts& reads)
+                               const RedundantExperts& redundant, RankLink& host, ReadCounts& reads)
     : config_(config),
       layout_(layout),
       rank_(rank),
       first_rank_(layout.HostOf(rank) * layout.ranks_per_host()),
       host_(host),
       reads_(reads),
-      part_of_(static_cast<size_t>(config.n_routed_experts)) {
-  for (int part = 0; part < layout.ep; ++part) {
-    const Range range = ShareOf(config.n_routed_experts, part, layout.ep);
-    for (int64_t e = range.begin; e < range.end; ++e) part_of_[static_cast<size_t>(e)] = part;
-  }
-}
+      placement_(config, layout, redundant) {}
 
 ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens& tokens,
                                               const std::vector<int64_t>& home_rows, Arena& arena) {
@@ -66,12 +61,16 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
 
   const int part = layout_.ExpertPartOf(rank_);
   const int copies = layout_.expert_copies();
-  std::vector<const RoutedTokens*> homes;
+  struct Home {
+    int rank;
+    const RoutedTokens& tokens;
+  };
+  std::vector<Home> homes;
   int64_t rows = 0;
   for (int home = rank_ % copies; home < layout_.world(); home += copies) {
-    homes.push_back(IsHere(home) ? &OfferOf(home).tokens
-                                 : &OfferOf(first_rank_).remote.tokens[static_cast<size_t>(home)]);
-    rows += homes.back()->rows;
+    homes.push_back({home, IsHere(home) ? OfferOf(home).tokens
+                                        : OfferOf(first_rank_).remote.tokens[static_cast<size_t>(home)]});
+    rows += homes.back().tokens.rows;
   }
   const bool int8 = tokens.input.quantized.data != nullptr;
   const Rows& model = int8 ? tokens.input.quantized : tokens.input.rows;
@@ -83,27 +82,26 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
   const int64_t active = config_.num_experts_per_tok;
   const auto row_bytes = static_cast<size_t>(model.cols * SizeOf(model.type));
   const int64_t sent_bytes = static_cast<int64_t>(row_bytes) + (int8 ? 4 : 0);  // with its scale
-  const RoutedTokens* own = &offer_.tokens;
   int32_t filled = 0;
-  for (const RoutedTokens* home : homes) {
+  for (const auto& [home, sent] : homes) {
     offer_.first_slot.push_back(work.slots());
     const int32_t filled_before = filled;
-    for (int64_t row = 0; row < home->rows; ++row) {
+    for (int64_t row = 0; row < sent.rows; ++row) {
       const size_t before = work.expert.size();
       for (int64_t j = 0; j < active; ++j) {
-        const int32_t expert = home->experts[row * active + j];
-        if (PartOf(expert) != part) continue;
+        const int32_t expert = sent.experts[row * active + j];
+        if (placement_.PartOf(layer, expert, home) != part) continue;
         work.expert.push_back(expert);
         work.row.push_back(filled);
       }
       if (work.expert.size() == before) continue;
-      const Rows& from = int8 ? home->input.quantized : home->input.rows;
+      const Rows& from = int8 ? sent.input.quantized : sent.input.rows;
       std::memcpy(input.row(filled), from.row(row), row_bytes);
-      if (int8) scale[filled] = home->input.scale[row];
+      if (int8) scale[filled] = sent.input.scale[row];
       ++filled;
     }
-    if (home == own) continue;
-    reads_.Add("expert_choices", home->rows * active * 4);
+    if (home == rank_) continue;
+    reads_.Add("expert_choices", sent.rows * active * 4);
     reads_.Add("expert_dispatch", (filled - filled_before) * sent_bytes);
   }
   offer_.first_slot.push_back(work.slots());
@@ -148,13 +146,14 @@ std::vector<const float*> ExpertExchange::Combine(int32_t layer) {
   return parts;
 }
 
-std::vector<int64_t> ExpertExchange::RowsFor(int home, const RoutedTokens& tokens, int host) const {
+std::vector<int64_t> ExpertExchange::RowsFor(int64_t layer, int home, const RoutedTokens& tokens,
+                                             int host) const {
   const int64_t active = config_.num_experts_per_tok;
   std::vector<int64_t> rows;
   for (int64_t row = 0; row < tokens.rows; ++row) {
     bool wanted = layout_.moe_a2a != MoeA2a::kAllToAll;
     for (int64_t j = 0; j < active && !wanted; ++j) {
-      const int part = PartOf(tokens.experts[row * active + j]);
+      const int part = placement_.PartOf(layer, tokens.experts[row * active + j], home);
       wanted = layout_.HostOf(layout_.ExpertRank(home, part)) == host;
     }
     if (wanted) rows.push_back(row);
@@ -218,14 +217,14 @@ void ExpertExchange::FetchTokens(Communicator& hosts, CollectiveName name,
       const auto at = static_cast<size_t>(home);
       auto& from = received[static_cast<size_t>(layout_.HostOf(home))];
       from.resize(from.size() +
-                  RowsFor(home, remote.tokens[at], host).size() * (row_bytes + scale_bytes));
+                  RowsFor(name.layer, home, remote.tokens[at], host).size() * (row_bytes + scale_bytes));
       continue;
     }
     const RoutedTokens& tokens = OfferOf(home).tokens;
     const Rows& rows = int8 ? tokens.input.quantized : tokens.input.rows;
     for (size_t other = 0; other < host_count; ++other) {
       if (static_cast<int>(other) == host) continue;
-      for (int64_t row : RowsFor(home, tokens, static_cast<int>(other))) {
+      for (int64_t row : RowsFor(name.layer, home, tokens, static_cast<int>(other))) {
         const char* data = static_cast<const char*>(rows.row(row));
         sent[other].insert(sent[other].end(), data, data + row_bytes);
         const char* scale = reinterpret_cast<const char*>(tokens.input.scale + (int8 ? row : 0));
@@ -241,7 +240,7 @@ void ExpertExchange::FetchTokens(Communicator& hosts, CollectiveName name,
     const auto from = static_cast<size_t>(layout_.HostOf(home));
     remote.rows[at].resize(static_cast<size_t>(home_rows[at]) * row_bytes);
     remote.scales[at].resize(static_cast<size_t>(home_rows[at]));
-    for (int64_t row : RowsFor(home, remote.tokens[at], host)) {
+    for (int64_t row : RowsFor(name.layer, home, remote.tokens[at], host)) {
       const char* data = received[from].data() + next[from];
       std::memcpy(remote.rows[at].data() + static_cast<size_t>(row) * row_bytes, data, row_bytes);
       if (int8) {
@@ -284,7 +283,7 @@ void ExpertExchange::FetchOutputs(Communicator& hosts, CollectiveName name) {
         const RoutedTokens& tokens = OfferOf(home).tokens;
         int64_t slots = 0;
         for (int64_t i = 0; i < tokens.rows * active; ++i) {
-          slots += PartOf(tokens.experts[i]) == part ? 1 : 0;
+          slots += placement_.PartOf(name.layer, tokens.experts[i], home) == part ? 1 : 0;
         }
         auto& from = remote.outputs[static_cast<size_t>(layout_.HostOf(worker))];
         begins[static_cast<size_t>(home - first_rank_)][static_cast<size_t>(part)] = from.size();

@@ -13,6 +13,7 @@
 #include "base/buffer.h"
 #include "checkpoint/model_config.h"
 #include "kernels/op_set.h"
+#include "model/expert_placement.h"
 #include "parallel/communicator.h"
 #include "parallel/layout.h"
 #include "parallel/rank_link.h"
@@ -44,8 +45,8 @@ struct ExpertOrder {
 class ExpertExchange {
  public:
   // `reads` counts what is read from other ranks.
-  ExpertExchange(const ModelConfig& config, const Layout& layout, int rank, RankLink& host,
-                 ReadCounts& reads);
+  ExpertExchange(const ModelConfig& config, const Layout& layout, int rank,
+                 const RedundantExperts& redundant, RankLink& host, ReadCounts& reads);
 
   // What a worker has to compute.
   struct Work {
@@ -63,8 +64,11 @@ class ExpertExchange {
   // Collective. result[part]: the outputs of this rank's slots whose experts are in that part, in
   // the order of tokens and slots, [*, hidden]; good until the next Dispatch.
   std::vector<const float*> Combine(int32_t layer);
-  // The part that holds an expert.
-  int PartOf(int32_t expert) const { return part_of_[static_cast<size_t>(expert)]; }
+  // The part that computes an expert for the tokens of this rank.
+  int PartOf(int64_t layer, int32_t expert) const {
+    return placement_.PartOf(layer, expert, rank_);
+  }
+  const ExpertPlacement& placement() const { return placement_; }
 
  private:
   // What came from other hosts, kept by the host's first rank.
@@ -87,7 +91,8 @@ class ExpertExchange {
   bool IsHere(int rank) const { return layout_.HostOf(rank) == layout_.HostOf(rank_); }
   const Offer& OfferOf(int rank) const { return *host_.Shared<Offer>(rank - first_rank_); }
   // Rows of a home that travel to a host.
-  std::vector<int64_t> RowsFor(int home, const RoutedTokens& tokens, int host) const;
+  std::vector<int64_t> RowsFor(int64_t layer, int home, const RoutedTokens& tokens,
+                               int host) const;
   // On the communication thread.
   void FetchTokens(Communicator& hosts, CollectiveName name, const std::vector<int64_t>& home_rows);
   void FetchOutputs(Communicator& hosts, CollectiveName name);
@@ -98,7 +103,7 @@ class ExpertExchange {
   const int first_rank_;  // of this host
   RankLink& host_;
   ReadCounts& reads_;
-  std::vector<int> part_of_;  // [experts]
+  const ExpertPlacement placement_;
   Offer offer_;
   Buffer outputs_;
 };

@@ -72,6 +72,7 @@ TEST(ExpertExchange, EverySlotIsComputedWhereItsExpertLiesAndComesBackInOrder) {
   config.hidden_size = kHidden;
   config.n_routed_experts = kExperts;
   config.num_experts_per_tok = kActive;
+  config.num_hidden_layers = 4;
   for (int world : {1, 2, 4, 6, 8}) {
     for (int ep = 1; ep <= world; ++ep) {
       const auto layout = Layout::Make({.world = world, .cp = world, .ep = ep});
@@ -79,15 +80,18 @@ TEST(ExpertExchange, EverySlotIsComputedWhereItsExpertLiesAndComesBackInOrder) {
       SimulatedHosts hosts(*layout);
       const auto errors = hosts.Run([&](int rank, RankLink& link) {
         Arena arena;
-        ExpertExchange exchange(config, *layout, rank, link);
+        ReadCounts reads;
+        ExpertExchange exchange(config, *layout, rank, {}, link, reads);
         for (int32_t layer = 0; layer < 4; ++layer) {
           const ArenaScope scope(arena);
           const int64_t rows = (rank * 5 + layer) % 7;  // some ranks have none
+          std::vector<int64_t> all_rows;
+          for (int other = 0; other < world; ++other) all_rows.push_back((other * 5 + layer) % 7);
           const Tokens mine = TokensOf(rank, rows);
           const Rows input{const_cast<float*>(mine.values.data()), DType::kF32, rows, kHidden,
                            kHidden};
           const auto work = exchange.Dispatch(
-              layer, {{input}, rows, mine.experts.data(), mine.weights.data()}, arena);
+              layer, {{input}, rows, mine.experts.data(), mine.weights.data()}, all_rows, arena);
           const Range part = ShareOf(kExperts, layout->ExpertPartOf(rank), layout->ep);
           float* outputs = exchange.Outputs(work.slots());
           for (int64_t slot = 0; slot < work.slots(); ++slot) {
@@ -104,7 +108,7 @@ TEST(ExpertExchange, EverySlotIsComputedWhereItsExpertLiesAndComesBackInOrder) {
           std::vector<int64_t> next(result.size(), 0);
           for (int64_t slot = 0; slot < rows * kActive; ++slot) {
             const int32_t expert = mine.experts[static_cast<size_t>(slot)];
-            const auto of = static_cast<size_t>(exchange.PartOf(expert));
+            const auto of = static_cast<size_t>(exchange.PartOf(layer, expert));
             const float* found = result[of] + next[of]++ * kHidden;
             const float value = static_cast<float>(rank * 1000 + slot / kActive);
             for (int64_t c = 0; c < kHidden; ++c) {

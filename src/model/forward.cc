@@ -69,18 +69,33 @@ Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& 
       ops_(ops),
       host_(host),
       tp_(tensor, layout, rank, reads_),
-      expert_exchange_(weights.config(), layout, rank, host, reads_),
+      expert_exchange_(weights.config(), layout, rank, weights.share().redundant, host, reads_),
       host_exchange_(layout, layout.HostOf(rank), cache),
+      expert_counts_(static_cast<size_t>(config_.num_hidden_layers)),
       trace_(trace),
       heads_(PartOf(tp_, config_.num_attention_heads, weights.share().heads)),
       inner_(PartOf(tp_, config_.intermediate_size, weights.share().inner)),
       type_(weights.mode()),
       softmax_scale_(SoftmaxScale(weights.config())) {
+  for (int other = 0; other < layout.hosts; ++other) {
+    const Range panels = WeightShare::Of(config_, layout_, other).head_panels;
+    head_columns_.push_back(
+        {panels.begin * kPanel, std::min(panels.end * kPanel, config_.vocab_size)});
+  }
   const int64_t value = config_.v_head_dim;
   for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
     const LayerWeights& w = weights.layer(i);
     o_sums_.push_back(PartSums(tp_, w.attention.o, heads_.begin * value, heads_.end * value));
     down_sums_.push_back(PartSums(tp_, w.mlp.down, inner_.begin, inner_.end));
+  }
+  ClearCounters();
+}
+
+void Forward::ClearCounters() {
+  reads_.Clear();
+  for (size_t i = 0; i < expert_counts_.size(); ++i) {
+    const bool is_moe = config_.IsMoe(static_cast<int64_t>(i));
+    expert_counts_[i].assign(static_cast<size_t>(is_moe ? config_.n_routed_experts : 0), 0);
   }
 }
 
@@ -220,12 +235,7 @@ void Forward::Logits(const LocalStep& step, View<const float, 2> x, StepOutput& 
   const TraceZone zone(trace_, "head wait");
   const CollectiveName name{"logits_exchange"};
   host_.Barrier(name, nullptr, [&](Communicator& hosts) {
-    std::vector<Range> columns;
-    for (int host = 0; host < layout_.hosts; ++host) {
-      const Range panels = WeightShare::Of(config_, layout_, host).head_panels;
-      columns.push_back({panels.begin * kPanel, std::min(panels.end * kPanel, config_.vocab_size)});
-    }
-    host_exchange_.Logits(hosts, name, columns, output);
+    host_exchange_.Logits(hosts, name, head_columns_, output);
   });
 }
 

@@ -82,7 +82,9 @@ class Forward {
   int64_t scratch_bytes() const { return arena_.bytes(); }
   // Since the last ClearCounters; between steps only.
   const ReadCounts& reads() const { return reads_; }
-  void ClearCounters() { reads_.Clear(); }
+  // How many of the tokens that this rank is home to chose each expert.
+  const ExpertCounts& expert_counts() const { return expert_counts_; }
+  void ClearCounters();
 
  private:
   // What attention asks of a block of rows.
@@ -157,6 +159,8 @@ class Forward {
   TensorGroup tp_;
   ExpertExchange expert_exchange_;
   HostExchange host_exchange_;
+  std::vector<Range> head_columns_;  // of each host: ids whose logits it computes
+  ExpertCounts expert_counts_;
   TraceLane& trace_;
   const Range heads_;  // of this rank, among those that this host holds
   const Range inner_;  // columns of dense layers, the same

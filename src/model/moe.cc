@@ -114,6 +114,8 @@ RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t 
             chosen + row * active, weight + row * active, scratch);
     }
   }
+  std::vector<int64_t>& counts = expert_counts_[static_cast<size_t>(layer)];
+  for (int64_t i = 0; i < rows * active; ++i) ++counts[static_cast<size_t>(chosen[i])];
   if (Capture* capture = step.output.capture()) {
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t at = step.TokenOf(first_row + row) * active;
@@ -245,7 +247,7 @@ void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
   for (int64_t row = 0; row < tokens.rows; ++row) {
     for (int64_t j = 0; j < active; ++j) {
       const int32_t expert = tokens.experts[row * active + j];
-      const float*& output = next[static_cast<size_t>(expert_exchange_.PartOf(expert))];
+      const float*& output = next[static_cast<size_t>(expert_exchange_.PartOf(layer, expert))];
       outputs[static_cast<size_t>(j)] = output;
       output += config_.hidden_size;
       slots[static_cast<size_t>(j)] = {expert, j};

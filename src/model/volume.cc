@@ -1,6 +1,7 @@
 #include "model/volume.h"
 
 #include <algorithm>
+#include <set>
 
 namespace causeway {
 namespace {
@@ -34,39 +35,45 @@ struct Travel {
   double slots = 0;
 };
 
-Travel EvenTravel(const ModelConfig& config, const Layout& layout,
-                  const std::vector<std::vector<int64_t>>& homes) {
+Travel EvenTravel(const ModelConfig& config, const Layout& layout, const ExpertPlacement& placement,
+                  int64_t layer, const std::vector<std::vector<int64_t>>& homes) {
   Travel travel;
-  for (int part = 0; part < layout.ep; ++part) {
-    const Range range = ShareOf(config.n_routed_experts, part, layout.ep);
-    const double visits = 1.0 - ChanceOfNone(config, range.begin, range.end);
-    const double slots = static_cast<double>(config.num_experts_per_tok * range.size()) /
-                         static_cast<double>(config.n_routed_experts);
-    for (int home = 0; home < layout.world(); ++home) {
-      if (layout.ExpertPartOf(home) == part) continue;
-      const auto tokens = static_cast<double>(homes[static_cast<size_t>(home)].size());
-      travel.rows += tokens * visits;
-      travel.slots += tokens * slots;
+  for (int own = 0; own < layout.ep; ++own) {  // the part of a home
+    const int first_home = own * layout.expert_copies();
+    double tokens = 0;
+    for (int home = first_home; home < first_home + layout.expert_copies(); ++home) {
+      tokens += static_cast<double>(homes[static_cast<size_t>(home)].size());
+    }
+    for (int part = 0; part < layout.ep && tokens > 0; ++part) {
+      if (part == own) continue;
+      std::vector<bool> there(static_cast<size_t>(config.n_routed_experts));
+      for (int32_t e = 0; e < config.n_routed_experts; ++e) {
+        there[static_cast<size_t>(e)] = placement.PartOf(layer, e, first_home) == part;
+      }
+      const auto experts = std::count(there.begin(), there.end(), true);
+      travel.rows += tokens * (1.0 - ChanceOfNone(config, there));
+      travel.slots += tokens * static_cast<double>(config.num_experts_per_tok * experts) /
+                      static_cast<double>(config.n_routed_experts);
     }
   }
   return travel;
 }
 
-Travel TravelOf(const ModelConfig& config, const Layout& layout,
-                const std::vector<std::vector<int64_t>>& homes,
+Travel TravelOf(const ModelConfig& config, const Layout& layout, const ExpertPlacement& placement,
+                int64_t layer, const std::vector<std::vector<int64_t>>& homes,
                 const std::vector<int32_t>& choices) {
   Travel travel;
+  const int64_t active = config.num_experts_per_tok;
   for (int home = 0; home < layout.world(); ++home) {
     for (int64_t token : homes[static_cast<size_t>(home)]) {
-      for (int part = 0; part < layout.ep; ++part) {
+      std::set<int> parts;
+      for (int64_t slot = token * active; slot < (token + 1) * active; ++slot) {
+        const int part = placement.PartOf(layer, choices[static_cast<size_t>(slot)], home);
         if (part == layout.ExpertPartOf(home)) continue;
-        const Range range = ShareOf(config.n_routed_experts, part, layout.ep);
-        const auto first = choices.begin() + token * config.num_experts_per_tok;
-        const auto slots = std::count_if(first, first + config.num_experts_per_tok,
-                                         [&](int32_t e) { return range.Contains(e); });
-        travel.slots += static_cast<double>(slots);
-        if (slots > 0) travel.rows += 1;
+        travel.slots += 1;
+        parts.insert(part);
       }
+      travel.rows += static_cast<double>(parts.size());
     }
   }
   return travel;
@@ -78,19 +85,19 @@ VolumeTypes VolumeTypes::Of(const Weights& weights) {
   return {weights.mode(), weights.layer(0).attention.o.type() == DType::kI8};
 }
 
-double ChanceOfNone(const ModelConfig& config, int64_t begin, int64_t end) {
+double ChanceOfNone(const ModelConfig& config, const std::vector<bool>& experts) {
   const bool limited = config.topk_method != GateMethod::kGreedy;
   const int64_t groups = limited ? config.n_group : 1;
   const int64_t chosen = limited ? config.topk_group : 1;
   const int64_t size = config.n_routed_experts / groups;
   const int64_t pool = chosen * size;
-  // ways[g][m]: sets of g groups, of those seen so far, with m experts in [begin, end).
+  // ways[g][m]: sets of g groups, of those seen so far, that hold m of the experts.
   std::vector<std::vector<double>> ways(static_cast<size_t>(chosen) + 1,
                                         std::vector<double>(static_cast<size_t>(pool) + 1, 0.0));
   ways[0][0] = 1;
   for (int64_t group = 0; group < groups; ++group) {
-    const auto inside = static_cast<size_t>(
-        std::max<int64_t>(0, std::min(end, (group + 1) * size) - std::max(begin, group * size)));
+    const auto first = experts.begin() + group * size;
+    const auto inside = static_cast<size_t>(std::count(first, first + size, true));
     for (size_t g = static_cast<size_t>(chosen); g > 0; --g) {
       for (size_t m = inside; m <= static_cast<size_t>(pool); ++m) {
         ways[g][m] += ways[g - 1][m - inside];
@@ -113,8 +120,8 @@ double ChanceOfNone(const ModelConfig& config, int64_t begin, int64_t end) {
 }
 
 std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes& types,
-                                   const Layout& layout, const Batch& batch,
-                                   const StepSlices& slices,
+                                   const Layout& layout, const ExpertPlacement& placement,
+                                   const Batch& batch, const StepSlices& slices,
                                    const std::vector<std::vector<int32_t>>* choices) {
   const auto tokens = static_cast<double>(batch.tokens());
   const auto layers = static_cast<double>(config.num_hidden_layers);
@@ -146,8 +153,8 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
   Travel travel;
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     if (!config.IsMoe(layer) || !layout.tokens_travel()) continue;
-    const Travel of_layer = choices == nullptr ? EvenTravel(config, layout, homes)
-                                               : TravelOf(config, layout, homes,
+    const Travel of_layer = choices == nullptr ? EvenTravel(config, layout, placement, layer, homes)
+                                               : TravelOf(config, layout, placement, layer, homes,
                                                           (*choices)[static_cast<size_t>(layer)]);
     travel.rows += of_layer.rows;
     travel.slots += of_layer.slots;

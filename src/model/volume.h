@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/batch.h"
+#include "model/expert_placement.h"
 #include "model/weights.h"
 #include "parallel/layout.h"
 
@@ -40,12 +41,12 @@ struct Volume {
 // `choices`: Capture::router_indices of the step; null: experts chosen evenly, within the groups
 // that the gate limits itself to. Operations without bytes are left out.
 std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes& types,
-                                   const Layout& layout, const Batch& batch,
-                                   const StepSlices& slices,
+                                   const Layout& layout, const ExpertPlacement& placement,
+                                   const Batch& batch, const StepSlices& slices,
                                    const std::vector<std::vector<int32_t>>* choices);
 
-// The chance that a token has none of its experts among [begin, end), if all choices that the gate
+// The chance that a token has none of these experts, experts[e] true, if all choices that the gate
 // can make are equally likely.
-double ChanceOfNone(const ModelConfig& config, int64_t begin, int64_t end);
+double ChanceOfNone(const ModelConfig& config, const std::vector<bool>& experts);
 
 }  // namespace causeway

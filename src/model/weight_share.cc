@@ -22,9 +22,28 @@ bool CutsRuns(DType mode, int64_t k, int tp) {
   return SegmentsFor(mode, k) % tp == 0 && (mode == DType::kF32 || k % (int64_t{4} * tp) == 0);
 }
 
+// Which experts of each layer lie in the parts [first, last].
+std::vector<std::vector<bool>> ExpertsOf(const ModelConfig& config, const Layout& layout,
+                                         const RedundantExperts& redundant, int first, int last) {
+  const ExpertPlacement placement(config, layout, redundant);
+  std::vector<std::vector<bool>> experts(static_cast<size_t>(config.num_hidden_layers));
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    if (!config.IsMoe(layer)) continue;
+    std::vector<bool>& held = experts[static_cast<size_t>(layer)];
+    held.resize(static_cast<size_t>(config.n_routed_experts));
+    for (int part = first; part <= last; ++part) {
+      for (int32_t e = 0; e < config.n_routed_experts; ++e) {
+        if (placement.Holds(part, layer, e)) held[static_cast<size_t>(e)] = true;
+      }
+    }
+  }
+  return experts;
+}
+
 }  // namespace
 
-WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int host) {
+WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int host,
+                            const RedundantExperts& redundant) {
   const int first = host * layout.ranks_per_host();
   const int last = first + layout.ranks_per_host() - 1;
   WeightShare share;
@@ -40,23 +59,23 @@ WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int
   const int64_t panels = (config.vocab_size + kPanel - 1) / kPanel;
   share.head_panels = {ShareOf(panels, first, layout.world()).begin,
                        ShareOf(panels, last, layout.world()).end};
-  share.experts.resize(static_cast<size_t>(config.n_routed_experts));
-  for (int rank = first; rank <= last; ++rank) {
-    const Range part = ShareOf(config.n_routed_experts, layout.ExpertPartOf(rank), layout.ep);
-    std::fill(share.experts.begin() + part.begin, share.experts.begin() + part.end, true);
-  }
+  share.redundant = redundant;
+  // A host's ranks are consecutive, and so are the parts that they hold.
+  share.experts = ExpertsOf(config, layout, redundant, layout.ExpertPartOf(first),
+                            layout.ExpertPartOf(last));
   return share;
 }
 
-WeightShare WeightShare::OfRank(const ModelConfig& config, const Layout& layout, int rank) {
+WeightShare WeightShare::OfRank(const ModelConfig& config, const Layout& layout, int rank,
+                                const RedundantExperts& redundant) {
   const int tp = layout.PlaceOf(rank).tp;
   WeightShare share;
   share.heads = ShareOf(config.num_attention_heads, tp, layout.tp);
   share.inner = ShareOf(config.intermediate_size, tp, layout.tp);
   share.head_panels = ShareOf((config.vocab_size + kPanel - 1) / kPanel, rank, layout.world());
-  share.experts.resize(static_cast<size_t>(config.n_routed_experts));
-  const Range part = ShareOf(config.n_routed_experts, layout.ExpertPartOf(rank), layout.ep);
-  std::fill(share.experts.begin() + part.begin, share.experts.begin() + part.end, true);
+  share.redundant = redundant;
+  const int part = layout.ExpertPartOf(rank);
+  share.experts = ExpertsOf(config, layout, redundant, part, part);
   return share;
 }
 

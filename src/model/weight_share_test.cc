@@ -65,7 +65,10 @@ TEST(WeightShare, OneHostHoldsEverything) {
     EXPECT_EQ(share.heads, (Range{0, 8}));
     EXPECT_EQ(share.inner, (Range{0, 256}));
     EXPECT_EQ(share.head_panels, (Range{0, (600 + kPanel - 1) / kPanel}));
-    EXPECT_EQ(share.experts, std::vector<bool>(13, true));
+    for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+      EXPECT_EQ(share.experts[static_cast<size_t>(layer)],
+                std::vector<bool>(config.IsMoe(layer) ? 13 : 0, true));
+    }
   }
 }
 
@@ -104,10 +107,10 @@ TEST(WeightShare, AHostHoldsWhatItsRanksNeedAndNoMore) {
   const ModelConfig config = SmallConfig();
   for (const Layout& layout : LayoutsOf(config, 16)) {
     std::vector<WeightShare> shares;
-    std::vector<std::vector<bool>> experts;  // by host, from what each rank holds
+    std::vector<std::vector<std::vector<bool>>> experts;  // by host, from what each rank holds
     for (int host = 0; host < layout.hosts; ++host) {
       shares.push_back(WeightShare::Of(config, layout, host));
-      experts.emplace_back(13, false);
+      experts.emplace_back(shares.back().experts.size());
     }
     for (int rank = 0; rank < layout.world(); ++rank) {
       const auto host = static_cast<size_t>(layout.HostOf(rank));
@@ -118,8 +121,10 @@ TEST(WeightShare, AHostHoldsWhatItsRanksNeedAndNoMore) {
       ASSERT_TRUE(within(mine.heads, shares[host].heads)) << layout.ToString();
       ASSERT_TRUE(within(mine.inner, shares[host].inner)) << layout.ToString();
       ASSERT_TRUE(within(mine.head_panels, shares[host].head_panels)) << layout.ToString();
-      for (size_t e = 0; e < mine.experts.size(); ++e) {
-        if (mine.experts[e]) experts[host][e] = true;
+      for (size_t layer = 0; layer < mine.experts.size(); ++layer) {
+        std::vector<bool>& held = experts[host][layer];
+        held.resize(mine.experts[layer].size());
+        for (size_t e = 0; e < held.size(); ++e) held[e] = held[e] || mine.experts[layer][e];
       }
     }
     for (size_t host = 0; host < shares.size(); ++host) {

@@ -84,7 +84,7 @@ StatusOr<WeightSizes> WeightSizes::Of(const Checkpoint& checkpoint, const ModelC
   const ModelConfig& c = config;
   const PackedTypes types(checkpoint, config, mode);
   WeightSizes out;
-  out.experts_.resize(static_cast<size_t>(c.n_routed_experts), 0);
+  out.expert_.assign(static_cast<size_t>(c.num_hidden_layers), 0);
   out.vocab_ = c.vocab_size;
   out.id_ = c.hidden_size * SizeOf(mode);  // never int8
   CAUSEWAY_ASSIGN_OR_RETURN(
@@ -117,9 +117,7 @@ StatusOr<WeightSizes> WeightSizes::Of(const Checkpoint& checkpoint, const ModelC
       matrices.push_back({expert + "down_proj", c.hidden_size, c.moe_intermediate_size});
     }
     CAUSEWAY_ASSIGN_OR_RETURN(const int64_t bytes, types.ElementBytes(matrices));
-    for (int64_t& expert : out.experts_) {
-      expert += 3 * c.moe_intermediate_size * c.hidden_size * bytes;
-    }
+    out.expert_[static_cast<size_t>(layer)] = 3 * c.moe_intermediate_size * c.hidden_size * bytes;
   }
   out.head_ = heads / c.num_attention_heads;
   out.inner_ = dense / c.intermediate_size;
@@ -131,7 +129,10 @@ WeightBytes WeightSizes::BytesOf(const WeightShare& share) const {
   out.attention = attention_ + share.heads.size() * head_;
   out.dense = share.inner.size() * inner_;
   out.shared = shared_;
-  for (size_t e = 0; e < experts_.size(); ++e) out.experts += share.experts[e] ? experts_[e] : 0;
+  for (size_t layer = 0; layer < expert_.size(); ++layer) {
+    const std::vector<bool>& held = share.experts[layer];
+    out.experts += std::count(held.begin(), held.end(), true) * expert_[layer];
+  }
   const Range ids = {std::min(vocab_, share.head_panels.begin * kPanel),
                      std::min(vocab_, share.head_panels.end * kPanel)};
   out.vocabulary = ids.size() * id_;

@@ -36,7 +36,7 @@ class WeightLoader {
   // The columns `part` of an MLP's `inner` ones.
   Status AddMlp(const std::string& prefix, int64_t inner, Range part, bool row_parallel,
                 bool floating, MlpWeights& out);
-  Status AddMoe(const std::string& prefix, MoeWeights& out);
+  Status AddMoe(const std::string& prefix, const std::vector<bool>& held, MoeWeights& out);
 
   // A vector of f32 values.
   Status AddVector(const std::string& name, int64_t size, std::vector<float>& out);
@@ -148,7 +148,9 @@ Status WeightLoader::AddLayer(int64_t index) {
       AddVector(prefix + "post_attention_layernorm.weight", hidden, out.post_attention_norm));
   CAUSEWAY_RETURN_IF_ERROR(AddAttention(prefix + "self_attn.", out.attention));
   out.is_moe = config().IsMoe(index);
-  if (out.is_moe) return AddMoe(prefix + "mlp.", out.moe);
+  if (out.is_moe) {
+    return AddMoe(prefix + "mlp.", weights_.share_.experts[static_cast<size_t>(index)], out.moe);
+  }
   return AddMlp(prefix + "mlp.", config().intermediate_size, weights_.share_.inner,
                 /*row_parallel=*/true, /*floating=*/false, out.mlp);
 }
@@ -245,7 +247,9 @@ Status WeightLoader::AddMlp(const std::string& prefix, int64_t inner, Range part
                  floating, out.down);
 }
 
-Status WeightLoader::AddMoe(const std::string& prefix, MoeWeights& out) {
+// `held`: which of the experts this host holds.
+Status WeightLoader::AddMoe(const std::string& prefix, const std::vector<bool>& held,
+                            MoeWeights& out) {
   const ModelConfig& c = config();
   const int64_t inner = c.moe_intermediate_size;
   CAUSEWAY_RETURN_IF_ERROR(
@@ -268,7 +272,7 @@ Status WeightLoader::AddMoe(const std::string& prefix, MoeWeights& out) {
   out.input_type = out.down_type = int8_in && int8_down ? DType::kI8 : weights_.mode_;
   out.experts.resize(static_cast<size_t>(c.n_routed_experts));
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
-    if (!weights_.share_.experts[static_cast<size_t>(e)]) continue;
+    if (!held[static_cast<size_t>(e)]) continue;
     CAUSEWAY_RETURN_IF_ERROR(AddMlp(Text(prefix, "experts.", e, "."), inner, {0, inner}, false,
                                     !(int8_in && int8_down), out.experts[static_cast<size_t>(e)]));
   }

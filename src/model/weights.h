@@ -10,6 +10,7 @@
 #include "checkpoint/model_config.h"
 #include "checkpoint/safetensors.h"
 #include "kernels/packed_weight.h"
+#include "model/expert_placement.h"
 #include "model/rope.h"
 #include "parallel/layout.h"
 
@@ -17,14 +18,17 @@ namespace causeway {
 
 // What of a model one host holds: what its ranks need. Everything on one host.
 struct WeightShare {
-  Range heads;                // of attention: rows of q_b, columns of o_proj
-  Range inner;                // of dense layers: rows of gate and up, columns of down
-  Range head_panels;          // of the vocabulary (kPanel ids each): lm_head
-  std::vector<bool> experts;  // [n_routed_experts]
+  Range heads;                             // of attention: rows of q_b, columns of o_proj
+  Range inner;                             // of dense layers: rows of gate and up, columns of down
+  Range head_panels;                       // of the vocabulary (kPanel ids each): lm_head
+  std::vector<std::vector<bool>> experts;  // [layers][n_routed_experts]; empty for dense layers
+  RedundantExperts redundant;              // how the layout's experts are placed
 
-  static WeightShare Of(const ModelConfig& config, const Layout& layout, int host);
+  static WeightShare Of(const ModelConfig& config, const Layout& layout, int host,
+                        const RedundantExperts& redundant = {});
   // What one rank uses of it.
-  static WeightShare OfRank(const ModelConfig& config, const Layout& layout, int rank);
+  static WeightShare OfRank(const ModelConfig& config, const Layout& layout, int rank,
+                            const RedundantExperts& redundant = {});
 };
 
 // Whether the model can be cut as the layout says; an error names the rule and the nearest legal

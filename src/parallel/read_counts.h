@@ -1,5 +1,5 @@
-// ReadCounts: what a rank reads of what other ranks wrote. On one host that is memory shared between
-// threads; the same bytes would cross wires between ranks that share none.
+// ReadCounts: what a rank reads of what other ranks wrote. On one host that is memory shared
+// between threads; the same bytes would cross wires between ranks that share none.
 #pragma once
 
 #include <cstdint>
