@@ -20,6 +20,8 @@ struct ModelFlags {
   int ep_size = 0;  // 0: automatic
   std::string moe_a2a_backend = "none";
   std::string deepep_mode = "auto";
+  int64_t ep_num_redundant_experts = 0;
+  std::string init_expert_location = "trivial";
   int threads_per_rank = 1;
   std::string cp_partition = "balanced";
   int64_t chunked_prefill_size = 8192;
