@@ -4,9 +4,11 @@
 #include <cstdio>
 
 #include "app/command.h"
+#include "app/expert_load.h"
 #include "app/flags.h"
 #include "app/peak.h"
 #include "app/report.h"
+#include "app/volumes.h"
 #include "model/cost.h"
 
 namespace causeway {
@@ -17,6 +19,8 @@ struct BenchFlags {
   int64_t input_len = 8192;
   int repeat = 3;
   std::string vs;
+  bool expert_balance = false;
+  std::string expert_load_output;
   bool json = false;
 };
 
@@ -24,6 +28,8 @@ struct BenchFlags {
 struct Timing {
   double seconds = 0;
   OperationTimes operations;
+  VolumeReport volumes;
+  ExpertLoad experts;
 };
 
 // Deterministic ids that exercise different experts; the model's text side is not measured.
@@ -44,8 +50,10 @@ StatusOr<Timing> TimePrefill(ModelHost& host, const std::vector<int32_t>& tokens
   host.ranks().ClearTraces();
   const int64_t begin_ns = NowNs();
   CAUSEWAY_RETURN_IF_ERROR(run->Prefill(tokens, chunk, LogitsWanted::kLast, logits));
-  return Timing{static_cast<double>(NowNs() - begin_ns) * 1e-9,
-                OperationTimes::Of(host.ranks().lanes())};
+  return Timing{
+      static_cast<double>(NowNs() - begin_ns) * 1e-9, OperationTimes::Of(host.ranks().lanes()),
+      VolumeReport(host.weights(), host.ranks(), static_cast<int64_t>(tokens.size()), chunk),
+      ExpertLoad(host.weights(), host.ranks())};
 }
 
 double Median(std::vector<double> values) {
@@ -90,46 +98,51 @@ StatusOr<Layout> ParseLayout(const std::string& text, const ModelFlags& base) {
 
 struct Result {
   Layout layout;
-  std::vector<double> seconds;
-  OperationTimes operations;  // of the fastest run
+  std::vector<double> seconds = {};
+  OperationTimes operations = {};  // of the fastest run
+  VolumeReport volumes = {};       // the same in every run
+  ExpertLoad experts = {};         // the same
 };
 
 nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const ModelConfig& config,
                           const FlopCounts& flops, double peak) {
   const double best = *std::min_element(result.seconds.begin(), result.seconds.end());
   const int threads = result.layout.world() * result.layout.threads_per_rank;
-  return {{"model", flags.model.model_path},
-          {"layout", result.layout.ToString()},
-          {"dtype", flags.model.dtype == "float32" ? "float32" : "bfloat16"},
-          {"model_type", config.model_type},
-          {"tokens", flags.input_len},
-          {"seconds", best},
-          {"ttft_seconds", best},
-          {"median_seconds", Median(result.seconds)},
-          {"tokens_per_s", static_cast<double>(flags.input_len) / best},
-          {"flops", flops.total()},
-          {"flops_by_part",
-           {{"projections", flops.projections},
-            {"attention", flops.attention},
-            {"indexer", flops.indexer},
-            {"feed_forward", flops.feed_forward},
-            {"head", flops.head}}},
-          {"peak_flops_per_thread", peak},
-          {"share_of_peak", flops.total() / best / (peak * threads)},
-          {"operations", OperationJson(result.operations)}};
+  nlohmann::json out = {{"model", flags.model.model_path},
+                        {"layout", result.layout.ToString()},
+                        {"dtype", flags.model.dtype == "float32" ? "float32" : "bfloat16"},
+                        {"model_type", config.model_type},
+                        {"tokens", flags.input_len},
+                        {"seconds", best},
+                        {"ttft_seconds", best},
+                        {"median_seconds", Median(result.seconds)},
+                        {"tokens_per_s", static_cast<double>(flags.input_len) / best},
+                        {"flops", flops.total()},
+                        {"flops_by_part",
+                         {{"projections", flops.projections},
+                          {"attention", flops.attention},
+                          {"indexer", flops.indexer},
+                          {"feed_forward", flops.feed_forward},
+                          {"head", flops.head}}},
+                        {"peak_flops_per_thread", peak},
+                        {"share_of_peak", flops.total() / best / (peak * threads)},
+                        {"operations", OperationJson(result.operations)},
+                        {"volumes", result.volumes.ToJson()}};
+  if (flags.expert_balance) out["expert_balance"] = result.experts.ToJson();
+  return out;
 }
 
 Status RunPrefill(const BenchFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
   if (options.context_length == 0) options.context_length = flags.input_len;
-  std::vector<Result> results = {{options.ranks.layout, {}, {}}};
+  std::vector<Result> results = {{.layout = options.ranks.layout}};
   if (!flags.vs.empty() && options.ranks.layout.hosts > 1) {
     return InvalidArgument(
         "--vs compares layouts of one host; with --nnodes run the command twice");
   }
   if (!flags.vs.empty()) {
     CAUSEWAY_ASSIGN_OR_RETURN(const Layout other, ParseLayout(flags.vs, flags.model));
-    results.push_back({other, {}, {}});
+    results.push_back({.layout = other});
   }
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
   if (host->follows()) return host->Follow();
@@ -146,6 +159,8 @@ Status RunPrefill(const BenchFlags& flags) {
       if (result.seconds.empty() ||
           timing.seconds < *std::min_element(result.seconds.begin(), result.seconds.end())) {
         result.operations = timing.operations;
+        result.volumes = timing.volumes;
+        result.experts = timing.experts;
       }
       result.seconds.push_back(timing.seconds);
     }
@@ -164,6 +179,9 @@ Status RunPrefill(const BenchFlags& flags) {
                           {"min", *std::min_element(ratios.begin(), ratios.end())},
                           {"max", *std::max_element(ratios.begin(), ratios.end())}};
   }
+  if (!flags.expert_load_output.empty()) {
+    CAUSEWAY_RETURN_IF_ERROR(results[0].experts.WriteFile(flags.expert_load_output));
+  }
   if (flags.json) {
     std::printf("%s\n", report.dump().c_str());
     return WriteTraceFile(flags.model.trace, host->ranks());
@@ -178,6 +196,7 @@ Status RunPrefill(const BenchFlags& flags) {
     std::printf("%-44s %8.3f s %9.1f tokens/s %8.1f GFLOP %5.1f %% of peak\n",
                 result.layout.ToString().c_str(), best, static_cast<double>(flags.input_len) / best,
                 flops.total() * 1e-9, 100.0 * flops.total() / best / (peak * threads));
+    if (flags.expert_balance) std::printf("%s", result.experts.Table().c_str());
     tables.push_back({Text("cp", result.layout.cp), result.operations, best});
   }
   if (!ratios.empty()) {
@@ -186,6 +205,11 @@ Status RunPrefill(const BenchFlags& flags) {
                 *std::max_element(ratios.begin(), ratios.end()));
   }
   std::printf("\n%s", OperationTable(tables).c_str());
+  for (const Result& result : results) {
+    const std::string table = result.volumes.Table();
+    if (table.empty()) continue;  // one rank
+    std::printf("\n%s\n%s", result.layout.ToString().c_str(), table.c_str());
+  }
   return WriteTraceFile(flags.model.trace, host->ranks());
 }
 
@@ -205,6 +229,10 @@ void AddBench(CLI::App& app, Run& run) {
       ->capture_default_str();
   prefill->add_option("--vs", flags->vs,
                       "A second layout, measured in turn, e.g. cp-size=1,threads-per-rank=2");
+  prefill->add_flag("--expert-balance", flags->expert_balance,
+                    "Print how evenly tokens chose experts and their parts");
+  prefill->add_option("--expert-load-output", flags->expert_load_output,
+                      "Write how many tokens chose each expert, for --init-expert-location");
   RegisterJson(*prefill, flags->json);
   prefill->callback([flags, &run] { run = [flags] { return RunPrefill(*flags); }; });
 }

@@ -3,10 +3,12 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 
 #include "app/program.h"
 #include "base/check.h"
+#include "checkpoint/model_config.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/temporary_directory.h"
 #include "net/http_client.h"
@@ -207,6 +209,87 @@ TEST_F(Commands, BenchPrefillNamesWhatItMeasured) {
   const auto events = nlohmann::json::parse(file, nullptr, false);
   ASSERT_TRUE(events.is_object()) << "the trace is not JSON";
   EXPECT_FALSE(events.at("traceEvents").empty());
+}
+
+TEST_F(Commands, BenchPrefillCountsWhatRanksReadOfEachOther) {
+  const std::string model = MakeTinyModel();
+  const std::vector<std::string> arguments = {"bench",     "prefill",     "--model-path",
+                                              model,       "--input-len", "200",
+                                              "--repeat",  "1",           "--tp",
+                                              "4",         "--cp-size",   "2",
+                                              "--ep-size", "2",           "--chunked-prefill-size",
+                                              "90",        "--vs",        "cp-size=1,ep-size=1"};
+  std::vector<std::string> json = arguments;
+  json.push_back("--json");
+  const auto report = Good(json).Json();
+  std::set<std::string> operations;
+  for (const auto& volume : report.at("volumes")) {
+    const auto name = volume.at("operation").get<std::string>();
+    operations.insert(name);
+    const auto bytes = volume.at("bytes").get<double>();
+    const auto predicted = volume.at("predicted_bytes").get<double>();
+    EXPECT_GT(bytes, 0) << name;
+    // Which experts are chosen is up to the gate; all else follows from the shapes.
+    const bool gate = name == "expert_dispatch" || name == "expert_combine";
+    EXPECT_NEAR(bytes, predicted, gate ? 0.4 * predicted : 0) << name;
+    EXPECT_LE(volume.at("most_bytes_of_a_rank").get<double>(), bytes) << name;
+  }
+  for (const char* name : {"latent_keys", "index_keys", "o_proj", "dense_mlp", "expert_dispatch",
+                           "expert_combine", "moe_rows", "hidden_exchange"}) {
+    EXPECT_TRUE(operations.contains(name)) << name;
+  }
+  EXPECT_TRUE(report.at("vs").at("volumes").empty()) << "one rank reads of nobody";
+  EXPECT_NE(Good(arguments).out.find("read of other ranks"), std::string::npos);
+}
+
+TEST_F(Commands, ExpertCountsOfABenchmarkSayWhichExpertsGetCopiesAndNoBitChanges) {
+  const std::string model = MakeTinyModel();
+  const std::string counts = files_.File("counts.json");
+  const std::vector<std::string> bench = {"bench",       "prefill", "--model-path", model,
+                                          "--input-len", "300",     "--repeat",     "1",
+                                          "--cp-size",   "4",       "--ep-size",    "4"};
+  const auto with = [](std::vector<std::string> arguments, const std::vector<std::string>& more) {
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  const auto balance =
+      Good(with(bench, {"--expert-balance", "--expert-load-output", counts, "--json"}))
+          .Json()
+          .at("expert_balance");
+  // Every token of every MoE layer chose as many experts as the model says.
+  const auto config = ModelConfig::Load(model);
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  for (int64_t layer = 0; layer < config->num_hidden_layers; ++layer) {
+    const auto of_layer =
+        balance.at("counts").at(static_cast<size_t>(layer)).get<std::vector<int64_t>>();
+    const int64_t sum = std::accumulate(of_layer.begin(), of_layer.end(), int64_t{0});
+    EXPECT_EQ(sum, config->IsMoe(layer) ? 300 * config->num_experts_per_tok : 0) << layer;
+  }
+  const double before = balance.at("parts_most_over_mean").get<double>();
+  EXPECT_GE(before, 1.0);
+  EXPECT_GE(balance.at("experts_most_over_mean").get<double>(), 1.0);
+
+  const std::vector<std::string> copies = {"--ep-num-redundant-experts", "8",
+                                           "--init-expert-location", counts};
+  const auto copied =
+      Good(with(with(bench, copies), {"--expert-balance", "--json"})).Json().at("expert_balance");
+  EXPECT_EQ(copied.at("counts"), balance.at("counts")) << "copies must not change a choice";
+  EXPECT_NE(copied.at("parts"), balance.at("parts"));
+  EXPECT_NE(Good(with(bench, {"--expert-balance"})).out.find("expert balance"), std::string::npos);
+
+  const std::vector<std::string> logits = {"logits",   "--model-path",  model,
+                                           "--tokens", TokensFile(150), "--json"};
+  EXPECT_EQ(Good(with(with(logits, {"--cp-size", "4", "--ep-size", "4"}), copies))
+                .Json()
+                .at("logits_hash"),
+            Good(logits).Json().at("logits_hash"));
+
+  Bad(with(bench, {"--ep-num-redundant-experts", "1000"}), "--ep-num-redundant-experts is 1000");
+  Bad(with(logits, copies), "--ep-size above 1");
+  Bad(with(bench, {"--init-expert-location", files_.Put("a.json", R"({"counts":[[1,-2]]})")}),
+      "counts[0][1] is -2");
+  Bad(with(bench, {"--init-expert-location", files_.Put("a.json", R"({"counts":[[1]]})")}),
+      "--init-expert-location has 1 layers");
 }
 
 TEST_F(Commands, MistakesGetAnErrorThatNamesThem) {

@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "app/expert_load.h"
+
 namespace causeway {
 
 void ModelFlags::Register(CLI::App& app, bool model_required) {
@@ -55,6 +57,13 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
   app.add_option("--dist-timeout", dist_timeout,
                  "Seconds after which an exchange between hosts fails")
       ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--ep-num-redundant-experts", ep_num_redundant_experts,
+                 "Experts of each layer, the hottest, that a second part of the experts holds too")
+      ->capture_default_str();
+  app.add_option("--init-expert-location", init_expert_location,
+                 "Which experts are the hottest: a file of bench prefill --expert-load-output, or "
+                 "trivial: the first")
       ->capture_default_str();
   app.add_option("--threads-per-rank", threads_per_rank, "CPU threads of each rank")
       ->check(CLI::Range(1, 1024))
@@ -153,6 +162,10 @@ StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
   out.dist_token = token == nullptr ? "" : token;
   // Hosts of a test on one machine would be pinned to the same cores.
   if (hosts.nnodes > 1 && IsLoopback(hosts.init_addr)) out.ranks.pin_threads = false;
+  out.redundant.per_layer = ep_num_redundant_experts;
+  if (init_expert_location != "trivial") {
+    CAUSEWAY_ASSIGN_OR_RETURN(out.redundant.counts, ExpertLoad::ReadFile(init_expert_location));
+  }
   out.model_path = model_path;
   out.dtype = dtype == "float32" ? DType::kF32 : DType::kBf16;
   out.isa = isa;

@@ -18,7 +18,7 @@ std::string Agreement(const HostOptions& options, const ModelConfig& config,
               NameOf(options.dtype), "; context ", host.context_length(), "; pages ",
               host.cache().pages(), "; model ", config.model_type, " ", config.num_hidden_layers,
               "x", config.hidden_size, " vocabulary ", config.vocab_size, " experts ",
-              config.n_routed_experts);
+              config.n_routed_experts, " redundant ", options.redundant.per_layer);
 }
 
 StatusOr<std::unique_ptr<Communicator>> MeetHosts(const HostOptions& options,

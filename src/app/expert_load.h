@@ -1,0 +1,36 @@
+// ExpertLoad: how evenly tokens chose the experts, and how evenly the ep parts shared the work.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/rank_group.h"
+#include "model/expert_placement.h"
+
+namespace causeway {
+
+class ExpertLoad {
+ public:
+  ExpertLoad() = default;
+  // What the ranks have counted since their counters were cleared.
+  ExpertLoad(const Weights& weights, const RankGroup& ranks);
+
+  std::string Table() const;  // empty if the model has no routed experts
+  // The balance, and {"counts": [layers][experts]}, which ReadFile reads.
+  nlohmann::json ToJson() const;
+  Status WriteFile(const std::string& path) const;
+  // The counts of a file that WriteFile wrote; errors name the file.
+  static StatusOr<ExpertCounts> ReadFile(const std::string& path);
+
+ private:
+  // The most loaded over the mean; 1 is even.
+  static double Imbalance(const std::vector<int64_t>& loads);
+
+  ExpertCounts counts_;
+  std::vector<int64_t> of_experts_;          // summed over layers
+  std::vector<int64_t> of_parts_;            // slots that each ep part computed, over all layers
+  std::vector<double> imbalance_of_layers_;  // of the parts, per MoE layer
+};
+
+}  // namespace causeway
