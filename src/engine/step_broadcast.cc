@@ -120,7 +120,8 @@ StatusOr<Batch> DecodeBatch(const std::string& bytes) {
   return batch;
 }
 
-StepBroadcaster::StepBroadcaster(Communicator& hosts) : hosts_(hosts), thread_([this] { Beat(); }) {}
+StepBroadcaster::StepBroadcaster(Communicator& hosts)
+    : hosts_(hosts), thread_([this] { Beat(); }) {}
 
 StepBroadcaster::~StepBroadcaster() {
   {

@@ -1,8 +1,8 @@
 // Host 0 tells the other hosts what to do: one step after another, until the end.
 #pragma once
 
-#include <cstdint>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -17,8 +17,8 @@ namespace causeway {
 std::string EncodeBatch(const Batch& batch);
 StatusOr<Batch> DecodeBatch(const std::string& bytes);
 
-// Host 0's side. While no step runs it lets the other hosts know now and then that it lives, and sees
-// that they do. Send and the destructor are the engine thread's.
+// Host 0's side. While no step runs it lets the other hosts know now and then that it lives, and
+// sees that they do. Send and the destructor are the engine thread's.
 class StepBroadcaster {
  public:
   // `hosts` must outlive this. Ends the process with an error if a host is lost between steps.
@@ -35,9 +35,9 @@ class StepBroadcaster {
   void Beat();
 
   Communicator& hosts_;
-  std::mutex mutex_;          // held by who uses hosts_: a step or a beat
-  bool failed_ = false;       // guarded by mutex_
-  bool stopping_ = false;     // guarded by stop_mutex_
+  std::mutex mutex_;       // held by who uses hosts_: a step or a beat
+  bool failed_ = false;    // guarded by mutex_
+  bool stopping_ = false;  // guarded by stop_mutex_
   std::mutex stop_mutex_;
   std::condition_variable stop_;
   std::thread thread_;

@@ -68,8 +68,9 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
   std::vector<Home> homes;
   int64_t rows = 0;
   for (int home = rank_ % copies; home < layout_.world(); home += copies) {
-    homes.push_back({home, IsHere(home) ? OfferOf(home).tokens
-                                        : OfferOf(first_rank_).remote.tokens[static_cast<size_t>(home)]});
+    homes.push_back({home, IsHere(home)
+                               ? OfferOf(home).tokens
+                               : OfferOf(first_rank_).remote.tokens[static_cast<size_t>(home)]});
     rows += homes.back().tokens.rows;
   }
   const bool int8 = tokens.input.quantized.data != nullptr;
@@ -216,8 +217,8 @@ void ExpertExchange::FetchTokens(Communicator& hosts, CollectiveName name,
     if (!IsHere(home)) {
       const auto at = static_cast<size_t>(home);
       auto& from = received[static_cast<size_t>(layout_.HostOf(home))];
-      from.resize(from.size() +
-                  RowsFor(name.layer, home, remote.tokens[at], host).size() * (row_bytes + scale_bytes));
+      from.resize(from.size() + RowsFor(name.layer, home, remote.tokens[at], host).size() *
+                                    (row_bytes + scale_bytes));
       continue;
     }
     const RoutedTokens& tokens = OfferOf(home).tokens;

@@ -91,8 +91,7 @@ class ExpertExchange {
   bool IsHere(int rank) const { return layout_.HostOf(rank) == layout_.HostOf(rank_); }
   const Offer& OfferOf(int rank) const { return *host_.Shared<Offer>(rank - first_rank_); }
   // Rows of a home that travel to a host.
-  std::vector<int64_t> RowsFor(int64_t layer, int home, const RoutedTokens& tokens,
-                               int host) const;
+  std::vector<int64_t> RowsFor(int64_t layer, int home, const RoutedTokens& tokens, int host) const;
   // On the communication thread.
   void FetchTokens(Communicator& hosts, CollectiveName name, const std::vector<int64_t>& home_rows);
   void FetchOutputs(Communicator& hosts, CollectiveName name);

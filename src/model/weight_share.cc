@@ -61,8 +61,8 @@ WeightShare WeightShare::Of(const ModelConfig& config, const Layout& layout, int
                        ShareOf(panels, last, layout.world()).end};
   share.redundant = redundant;
   // A host's ranks are consecutive, and so are the parts that they hold.
-  share.experts = ExpertsOf(config, layout, redundant, layout.ExpertPartOf(first),
-                            layout.ExpertPartOf(last));
+  share.experts =
+      ExpertsOf(config, layout, redundant, layout.ExpertPartOf(first), layout.ExpertPartOf(last));
   return share;
 }
 

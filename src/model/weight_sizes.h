@@ -34,13 +34,13 @@ class WeightSizes {
  private:
   WeightSizes() = default;
 
-  int64_t attention_ = 0;         // whole on every rank: down-projections, indexer
-  int64_t head_ = 0;              // of one attention head
-  int64_t inner_ = 0;             // of one inner column of the dense layers
-  int64_t shared_ = 0;            // whole on every rank
+  int64_t attention_ = 0;        // whole on every rank: down-projections, indexer
+  int64_t head_ = 0;             // of one attention head
+  int64_t inner_ = 0;            // of one inner column of the dense layers
+  int64_t shared_ = 0;           // whole on every rank
   std::vector<int64_t> expert_;  // of one routed expert, per layer; 0: a dense layer
-  int64_t vocab_ = 0;             // ids
-  int64_t id_ = 0;                // of one id's row of lm_head
+  int64_t vocab_ = 0;            // ids
+  int64_t id_ = 0;               // of one id's row of lm_head
   int64_t embedding_ = 0;
 };
 

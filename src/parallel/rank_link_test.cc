@@ -68,7 +68,7 @@ TEST(RankLink, OneHostRunsNoAction) {
   std::atomic<int> runs{0};
   ExpectAllEndedWell(world.Run([&](int, RankLink& link) {
     const HostAction action = [&](Communicator&) { ++runs; };
-    link.Barrier({"action"}, nullptr, &action);
+    link.Barrier({"action"}, nullptr, action);
   }));
   EXPECT_EQ(runs.load(), 0);
 }
@@ -90,7 +90,7 @@ TEST(RankLink, AnActionRunsOnceAHostAfterAllHaveArrivedAndBeforeAnyLeaves) {
         for (size_t i = 0; i < kRanks; ++i) wrong += arrived[host * kRanks + i] != round;
         ++runs[host];
       };
-      link.Barrier({"action", round}, nullptr, &action);
+      link.Barrier({"action", round}, nullptr, action);
       wrong += runs[host] != round;
       link.Barrier({"next", round});  // nobody writes `arrived` while an action may read it
     }
@@ -113,7 +113,7 @@ TEST(RankLink, ActionsCarryDataBetweenHosts) {
         const Incoming from[2] = {{&received[0], sizeof(int)}, {&received[1], sizeof(int)}};
         hosts.Exchange({"sums", round}, to, from);
       };
-      link.Barrier({"sums", round}, &mine, &action);
+      link.Barrier({"sums", round}, &mine, action);
       link.Barrier({"results", round}, received);
       const int* of_host = link.Shared<int>(0);
       wrong += of_host[0] != 1000 + 2 * round;
@@ -138,7 +138,7 @@ TEST(RankLink, AnAbortReachesTheRanksOfEveryHostThatTalksToThisOne) {
     SimulatedHosts world(RanksOn(hosts, 2));
     const auto errors = world.Run([&](int rank, RankLink& link) {
       if (rank == 1) throw StepFailed("rank 1 has no memory");
-      link.Barrier({"talk"}, nullptr, &talk);
+      link.Barrier({"talk"}, nullptr, talk);
     });
     for (const std::string& error : errors) {
       EXPECT_NE(error.find("rank 1 has no memory"), std::string::npos) << error;

@@ -39,7 +39,8 @@ class TensorGroupTest : public testing::TestWithParam<World> {
   void Run(const std::function<void(int, TensorGroup&)>& body) {
     const Layout layout = LayoutOf(GetParam());
     const auto errors = world_.Run([&](int rank, RankLink& link) {
-      TensorGroup group(link, layout, rank);
+      ReadCounts reads;
+      TensorGroup group(link, layout, rank, reads);
       body(rank, group);
       link.Barrier({"end"});  // the parts of a rank live in its group
     });
