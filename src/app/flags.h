@@ -25,6 +25,7 @@ struct ModelFlags {
   std::string dist_init_addr;
   std::string dist_interface;
   int64_t dist_timeout = 60;
+  int64_t dist_rendezvous_timeout = 600;
   int threads_per_rank = 1;
   std::string cp_partition = "balanced";
   int64_t chunked_prefill_size = 8192;

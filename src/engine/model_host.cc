@@ -32,6 +32,7 @@ StatusOr<std::unique_ptr<Communicator>> MeetHosts(const HostOptions& options,
   gloo.interface = options.dist_interface;
   gloo.timeout_ms = options.dist_timeout_ms;
   gloo.rendezvous_timeout_ms = options.dist_rendezvous_timeout_ms;
+  gloo.noun = "host";
   gloo.config = Agreement(options, config, host);
   return MakeGlooCommunicator(gloo);
 }
