@@ -7,9 +7,11 @@
 #include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 
 #include "app/expert_load.h"
+#include "app/slurm.h"
 
 namespace causeway {
 
@@ -65,6 +67,10 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
                  "Which experts are the hottest: a file of bench prefill --expert-load-output, or "
                  "trivial: the first")
       ->capture_default_str();
+  app.add_option("--dist-rendezvous-timeout", dist_rendezvous_timeout,
+                 "Seconds for all hosts to load their weights and meet")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
   app.add_option("--threads-per-rank", threads_per_rank, "CPU threads of each rank")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
@@ -104,37 +110,23 @@ bool IsLoopback(const std::string& address) {
          address.starts_with("[::1]");
 }
 
-// The first name of a Slurm node list: "node[03-05,9]" and "node03,node04" both give node03.
-std::string FirstNode(const std::string& list) {
-  const size_t bracket = list.find_first_of("[,");
-  if (bracket == std::string::npos || list[bracket] == ',') return list.substr(0, bracket);
-  const size_t end = list.find_first_of("-,]", bracket + 1);
-  return list.substr(0, bracket) + list.substr(bracket + 1, end - bracket - 1);
+// Of the environment; empty where there is none.
+std::string Variable(const std::string& name) {
+  const char* value = std::getenv(name.c_str());
+  return value == nullptr ? "" : value;
 }
 
 // --nnodes and its companions, or what srun says of a step with one task a node.
 StatusOr<HostFlags> HostsOf(const ModelFlags& flags) {
   HostFlags out{flags.nnodes, flags.node_rank, flags.dist_init_addr};
-  const auto slurm = [](const char* name) -> std::string {
-    const char* value = std::getenv(name);
-    return value == nullptr ? "" : value;
-  };
-  const std::string nodes = slurm("SLURM_STEP_NUM_NODES");
-  if (flags.dist_init_addr.empty() && flags.nnodes == 1 && nodes != "" && nodes != "1" &&
-      nodes == slurm("SLURM_STEP_NUM_TASKS")) {
-    constexpr int kSlurmPort = 29500;
-    out.nnodes = std::atoi(nodes.c_str());
-    out.node_rank = std::atoi(slurm("SLURM_NODEID").c_str());
-    out.init_addr = Text(FirstNode(slurm("SLURM_STEP_NODELIST")), ":", kSlurmPort);
+  if (flags.dist_init_addr.empty() && flags.nnodes == 1) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const std::optional<SlurmStep> step, SlurmStepOf(&Variable));
+    if (step.has_value()) out = {step->nodes, step->node, step->init_addr};
   }
   if (out.nnodes < 1) return InvalidArgument(Text("--nnodes is ", out.nnodes, "; at least 1"));
   if (out.node_rank < 0 || out.node_rank >= out.nnodes) {
     return InvalidArgument(Text("--node-rank is ", out.node_rank, "; with --nnodes ", out.nnodes,
                                 " it must be 0 to ", out.nnodes - 1));
-  }
-  if (out.nnodes > 1 && out.init_addr.empty()) {
-    return InvalidArgument(
-        Text("--nnodes ", out.nnodes, " needs --dist-init-addr HOST:PORT, an address of host 0"));
   }
   return out;
 }
@@ -158,8 +150,8 @@ StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
   out.dist_init_addr = hosts.init_addr;
   out.dist_interface = dist_interface;
   out.dist_timeout_ms = dist_timeout * 1000;
-  const char* token = std::getenv("CAUSEWAY_DIST_TOKEN");
-  out.dist_token = token == nullptr ? "" : token;
+  out.dist_rendezvous_timeout_ms = dist_rendezvous_timeout * 1000;
+  out.dist_token = Variable("CAUSEWAY_DIST_TOKEN");
   // Hosts of a test on one machine would be pinned to the same cores.
   if (hosts.nnodes > 1 && IsLoopback(hosts.init_addr)) out.ranks.pin_threads = false;
   out.redundant.per_layer = ep_num_redundant_experts;

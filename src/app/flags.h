@@ -25,6 +25,7 @@ struct ModelFlags {
   std::string dist_init_addr;
   std::string dist_interface;
   int64_t dist_timeout = 60;
+  int64_t dist_rendezvous_timeout = 600;
   int64_t ep_num_redundant_experts = 0;
   std::string init_expert_location = "trivial";
   int threads_per_rank = 1;

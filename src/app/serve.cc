@@ -250,7 +250,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .AddSeconds("load_s", host.load_seconds());
   announce(server->url());
 
-  while (engine.healthy()) {
+  while (engine.healthy() && host.ranks().failure().ok()) {
     if (!signals.Wait(kPollMs)) continue;
     DrainAndStop(engine, api, *server, signals, flags.drain_seconds);
     return Status();
@@ -258,7 +258,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   // The engine has told every request; the answers still have to reach the clients.
   api.StartDraining();
   server->Stop(Deadline::AfterMs(kFlushMs));
-  return InternalError("a step of the model failed, so the ranks can't be used any more; restart");
+  return InternalError(Text("the ranks can't be used any more; restart. What failed: ",
+                            host.ranks().failure().message()));
 }
 
 void AddServe(CLI::App& app, Run& run) {

@@ -32,6 +32,7 @@ StatusOr<std::unique_ptr<Communicator>> MeetHosts(const HostOptions& options,
   gloo.interface = options.dist_interface;
   gloo.timeout_ms = options.dist_timeout_ms;
   gloo.rendezvous_timeout_ms = options.dist_rendezvous_timeout_ms;
+  gloo.noun = "host";
   gloo.config = Agreement(options, config, host);
   return MakeGlooCommunicator(gloo);
 }
@@ -56,6 +57,10 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
 
   const Layout& layout = options.ranks.layout;
   CAUSEWAY_RETURN_IF_ERROR(CheckLayout(config, options.dtype, layout));
+  if (layout.hosts > 1 && options.dist_init_addr.empty()) {
+    return InvalidArgument(
+        Text("--nnodes ", layout.hosts, " needs --dist-init-addr HOST:PORT, an address of host 0"));
+  }
   CAUSEWAY_RETURN_IF_ERROR(options.redundant.Check(config, layout));
   CAUSEWAY_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(options.model_path));
   const int threads = layout.ranks_per_host() * layout.threads_per_rank;

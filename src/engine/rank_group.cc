@@ -63,16 +63,29 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
 RankGroup::~RankGroup() = default;
 
 Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
-  if (broadcaster_ == nullptr) return RunHere(batch, output);
   Status status;
-  try {
-    broadcaster_->Send(batch);
+  if (broadcaster_ == nullptr) {
     status = RunHere(batch, output);
-  } catch (const StepFailed& failure) {
-    status = InternalError(failure.what());
+  } else {
+    try {
+      broadcaster_->Send(batch);
+      status = RunHere(batch, output);
+    } catch (const StepFailed& failure) {
+      status = InternalError(failure.what());
+    }
+    broadcaster_->StepEnded(status.ok());
   }
-  broadcaster_->StepEnded(status.ok());
+  const std::lock_guard lock(failure_mutex_);
+  if (failure_.ok()) failure_ = status;
   return status;
+}
+
+Status RankGroup::failure() const {
+  {
+    const std::lock_guard lock(failure_mutex_);
+    if (!failure_.ok()) return failure_;
+  }
+  return broadcaster_ == nullptr ? Status() : broadcaster_->lost();
 }
 
 Status RankGroup::Follow() {
@@ -105,8 +118,8 @@ Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
       workers_[rank]->Abort(exceeded);
       status = workers_[rank]->Finish(Deadline::AfterMs(kAbortGraceMs));
       if (!status.has_value()) {
-        std::fprintf(stderr, "causeway: rank %zu does not end its step; ending the process\n",
-                     rank);
+        std::fprintf(stderr, "causeway: error: rank %d does not end its step; ending the process\n",
+                     options_.host * layout.ranks_per_host() + static_cast<int>(rank));
         std::_Exit(70);
       }
     }

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -64,6 +65,9 @@ class RankGroup {
   void ClearTraces();  // and what was counted
   // Scratch memory of the rank that holds most, beside weights and KV.
   int64_t scratch_bytes() const;
+  // Not ok after a failed step, and on host 0 of several once another host was lost between steps.
+  // From any thread.
+  Status failure() const;
   // The slices of each rank of the world in the last step.
   const StepSlices& last_partition() const { return slices_; }
 
@@ -78,6 +82,8 @@ class RankGroup {
   std::vector<const ReadCounts*> reads_;
   StepSlices slices_;
   std::unique_ptr<StepBroadcaster> broadcaster_;  // on host 0 of several
+  mutable std::mutex failure_mutex_;
+  Status failure_;  // of the first step that failed; guarded by failure_mutex_
 };
 
 }  // namespace causeway

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/check.h"
@@ -140,6 +139,7 @@ StepBroadcaster::~StepBroadcaster() {
 
 void StepBroadcaster::Send(const Batch& batch) {
   mutex_.lock();  // until StepEnded
+  if (const Status status = lost(); !status.ok()) throw StepFailed(status.message());
   const std::string bytes = EncodeBatch(batch);
   const auto size = static_cast<int64_t>(bytes.size());
   SendHeader(hosts_, {Header::kStep, size});
@@ -151,6 +151,11 @@ void StepBroadcaster::StepEnded(bool ok) {
   mutex_.unlock();
 }
 
+Status StepBroadcaster::lost() const {
+  const std::lock_guard lock(lost_mutex_);
+  return lost_;
+}
+
 void StepBroadcaster::Beat() {
   const auto interval =
       std::chrono::milliseconds(std::min<int64_t>(kMostBeatMs, hosts_.timeout_ms() / 4 + 1));
@@ -160,13 +165,16 @@ void StepBroadcaster::Beat() {
       if (stop_.wait_for(lock, interval, [this] { return stopping_; })) return;
     }
     const std::unique_lock lock(mutex_, std::try_to_lock);  // else a step runs
-    if (!lock.owns_lock() || failed_) continue;
+    if (!lock.owns_lock()) continue;
+    if (failed_) return;
     try {
       SendHeader(hosts_, {Header::kBeat, 0});
     } catch (const StepFailed& failure) {
-      std::fprintf(stderr, "causeway: error: a host is lost: %s\n", failure.what());
-      std::fflush(stderr);
-      std::_Exit(1);
+      failed_ = true;
+      hosts_.Abort(failure.what());  // tells the hosts that are left why
+      const std::lock_guard lost_lock(lost_mutex_);
+      lost_ = Unavailable(Text("a host was lost between steps: ", failure.what()));
+      return;
     }
   }
 }

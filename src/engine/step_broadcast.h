@@ -21,22 +21,26 @@ StatusOr<Batch> DecodeBatch(const std::string& bytes);
 // sees that they do. Send and the destructor are the engine thread's.
 class StepBroadcaster {
  public:
-  // `hosts` must outlive this. Ends the process with an error if a host is lost between steps.
+  // `hosts` must outlive this.
   explicit StepBroadcaster(Communicator& hosts);
   // Tells the other hosts to end, unless a step has failed.
   ~StepBroadcaster();
 
   // Sends a step and returns when all hosts have it. Until StepEnded the communicator belongs to
-  // the step. Throws StepFailed.
+  // the step. Throws StepFailed, also if a host was lost since the last step.
   void Send(const Batch& batch);
   void StepEnded(bool ok);
+  // Not ok once a host was lost between steps; says which. From any thread, without waiting.
+  Status lost() const;
 
  private:
   void Beat();
 
   Communicator& hosts_;
-  std::mutex mutex_;       // held by who uses hosts_: a step or a beat
-  bool failed_ = false;    // guarded by mutex_
+  std::mutex mutex_;     // held by who uses hosts_: a step or a beat
+  bool failed_ = false;  // guarded by mutex_
+  mutable std::mutex lost_mutex_;
+  Status lost_;            // guarded by lost_mutex_
   bool stopping_ = false;  // guarded by stop_mutex_
   std::mutex stop_mutex_;
   std::condition_variable stop_;

@@ -109,7 +109,9 @@ enum class Debt { kNone, kData, kArrival };
 class GlooCommunicator : public Communicator {
  public:
   GlooCommunicator(const GlooOptions& options, GlooMesh mesh)
-      : Communicator(options.rank, options.size, options.timeout_ms), mesh_(std::move(mesh)) {
+      : Communicator(options.rank, options.size, options.timeout_ms),
+        noun_(options.noun),
+        mesh_(std::move(mesh)) {
     for (int peer = 0; peer < size(); ++peer) {
       if (peer == rank()) continue;
       auto link = std::make_unique<Link>();
@@ -279,7 +281,7 @@ class GlooCommunicator : public Communicator {
 
   void ThrowIfAborted(CollectiveName name) const {
     if (!reason_) return;
-    throw StepFailed(Text("rank ", rank(), ": ", NameOf(name), " was aborted: ", *reason_));
+    throw StepFailed(Text(noun_, " ", rank(), ": ", NameOf(name), " was aborted: ", *reason_));
   }
 
   // Returns when enough(). Throws after an abort, and at the deadline or when a peer is lost whose
@@ -298,8 +300,8 @@ class GlooCommunicator : public Communicator {
     ThrowIfAborted(name);
     if (enough()) return;
     if (const Link* link = lost()) {
-      throw StepFailed(
-          Text("rank ", rank(), ": ", NameOf(name), " lost rank ", link->peer, ": ", *link->lost));
+      throw StepFailed(Text(noun_, " ", rank(), ": ", NameOf(name), " lost ", noun_, " ",
+                            link->peer, ": ", *link->lost));
     }
     Debt largest = Debt::kNone;
     for (const auto& link : links_) largest = std::max(largest, debt(*link));
@@ -308,7 +310,7 @@ class GlooCommunicator : public Communicator {
       if (debt(*link) == largest) late += Text(late.empty() ? "" : ", ", link->peer);
     }
     throw StepFailed(
-        Text("rank ", rank(), ": ", NameOf(name), " passed its deadline; rank ", late,
+        Text(noun_, " ", rank(), ": ", NameOf(name), " passed its deadline; ", noun_, " ", late,
              largest == Debt::kArrival ? " did not arrive" : " did not send and take all data"));
   }
 
@@ -316,12 +318,13 @@ class GlooCommunicator : public Communicator {
   PeerCall NextCall(Link& link, CollectiveName name, bool exchanges) {
     PeerCall call = std::move(link.calls.front());
     link.calls.pop_front();
-    CheckSameCall({rank(), name, exchanges}, {link.peer,
-                                              {call.operation.c_str(), call.header.layer},
-                                              call.header.kind == Kind::kExchange});
+    CheckSameCall(noun_, {rank(), name, exchanges},
+                  {link.peer,
+                   {call.operation.c_str(), call.header.layer},
+                   call.header.kind == Kind::kExchange});
     if (call.header.call != call_) {
-      throw StepFailed(Text("rank ", rank(), " is in collective ", call_, " (", NameOf(name),
-                            "), rank ", link.peer, " in collective ", call.header.call));
+      throw StepFailed(Text(noun_, " ", rank(), " is in collective ", call_, " (", NameOf(name),
+                            "), ", noun_, " ", link.peer, " in collective ", call.header.call));
     }
     return call;
   }
@@ -447,18 +450,18 @@ class GlooCommunicator : public Communicator {
   // The peer's header is here: its sizes, its small data, and leave to send ours.
   void Begin(Link& link, Transfer& transfer, CollectiveName name, const PeerCall& call,
              const Outgoing& to, const Incoming& from) {
-    CheckPeerSizes({.name = name,
-                    .rank = rank(),
-                    .peer = link.peer,
-                    .sent = call.header.sends,
-                    .expected = from.bytes,
-                    .peer_expected = call.header.expects,
-                    .given = to.bytes});
+    CheckPeerSizes(noun_, {.name = name,
+                           .rank = rank(),
+                           .peer = link.peer,
+                           .sent = call.header.sends,
+                           .expected = from.bytes,
+                           .peer_expected = call.header.expects,
+                           .given = to.bytes});
     transfer.met = true;
     if (from.bytes > 0 && from.bytes <= kInlineBytes) {
       if (static_cast<int64_t>(call.data.size()) != from.bytes) {
-        throw StepFailed(Text("rank ", rank(), ": ", NameOf(name), ": rank ", link.peer, " sent ",
-                              call.data.size(), " bytes of ", from.bytes));
+        throw StepFailed(Text(noun_, " ", rank(), ": ", NameOf(name), ": ", noun_, " ", link.peer,
+                              " sent ", call.data.size(), " bytes of ", from.bytes));
       }
       std::memcpy(from.data, call.data.data(), call.data.size());
     }
@@ -490,6 +493,7 @@ class GlooCommunicator : public Communicator {
     }
   }
 
+  const std::string noun_;  // what errors call a member of the group
   GlooMesh mesh_;
   std::vector<std::unique_ptr<Link>> links_;
   uint64_t call_ = 0;  // of the rank's thread
@@ -502,8 +506,8 @@ class GlooCommunicator : public Communicator {
 
 StatusOr<std::unique_ptr<Communicator>> MakeGlooCommunicator(const GlooOptions& options) {
   if (options.size < 1 || options.rank < 0 || options.rank >= options.size) {
-    return InvalidArgument(Text("found rank ", options.rank, " of ", options.size,
-                                " hosts; expected a rank below the number of hosts"));
+    return InvalidArgument(Text("found ", options.noun, " ", options.rank, " of ", options.size,
+                                " hosts; expected a number below that of hosts"));
   }
   std::unique_ptr<Communicator> result;
   if (options.size == 1) {

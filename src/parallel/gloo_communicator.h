@@ -27,6 +27,7 @@ struct GlooOptions {
   // digest of flags and model.
   std::string version = CAUSEWAY_VERSION;
   std::string config;
+  std::string noun = "rank";  // what errors call a member of the group
 };
 
 // Returns when all ranks have met, or the error that says which did not come or disagree. From then

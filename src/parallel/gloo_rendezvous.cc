@@ -60,8 +60,8 @@ class Rendezvous {
   Status Name(const Status& status) const {
     if (status.ok()) return status;
     return Status(status.code(),
-                  Text("--dist-init-addr ", options_.init_addr, ": rank ", options_.rank, " of ",
-                       options_.size, ": ", status.message()));
+                  Text("--dist-init-addr ", options_.init_addr, ": ", options_.noun, " ",
+                       options_.rank, " of ", options_.size, ": ", status.message()));
   }
 
   std::string Waited() const {
@@ -76,7 +76,7 @@ class Rendezvous {
     CAUSEWAY_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(options_.init_addr));
     if (at.port == 0 || at.host == "0.0.0.0" || at.host == "::") {
       return InvalidArgument(
-          "expected an address and port of rank 0's host as the others reach it");
+          Text("expected an address and port of ", options_.noun, " 0 as the others reach it"));
     }
     if (options_.interface.empty()) {
       CAUSEWAY_ASSIGN_OR_RETURN(own_address_, AddressTowards(options_.init_addr));
@@ -94,9 +94,8 @@ class Rendezvous {
     }
     const Status& why = client.status();
     if (why.code() == StatusCode::kInvalidArgument) return why;  // the token
-    return Status(why.code(),
-                  Text("waited ", Waited(),
-                       " for rank 0, which serves there once it is started: ", why.message()));
+    return Status(why.code(), Text("waited ", Waited(), " for ", options_.noun,
+                                   " 0, which serves there once it is started: ", why.message()));
   }
 
   Status ExchangeHellos() {
@@ -105,7 +104,7 @@ class Rendezvous {
     Status agrees;
     if (options_.rank != 0) {
       const auto first = store_->Get(HelloKey(0), deadline_);
-      if (!first.ok()) return StoreError(first.status(), "rank 0");
+      if (!first.ok()) return StoreError(first.status(), Text(options_.noun, " 0"));
       agrees = Compare(0, Hello::Parse(*first));
     }
     const Status said = store_->Set(HelloKey(options_.rank), own_.ToText(), deadline_);
@@ -114,7 +113,7 @@ class Rendezvous {
     for (int peer = 0; peer < options_.size; ++peer) {
       const auto text = store_->Get(HelloKey(peer), deadline_);
       if (text.status().code() == StatusCode::kDeadlineExceeded) return Missing(peer);
-      if (!text.ok()) return StoreError(text.status(), Text("rank ", peer));
+      if (!text.ok()) return StoreError(text.status(), Text(options_.noun, " ", peer));
       const Hello hello = Hello::Parse(*text);
       CAUSEWAY_RETURN_IF_ERROR(Compare(peer, hello));
       if (peer == 0) mesh_.session = hello.nonce;
@@ -124,11 +123,12 @@ class Rendezvous {
 
   Status Compare(int peer, const Hello& hello) const {
     if (peer == options_.rank && hello.nonce != own_.nonce) {
-      return InvalidArgument(Text("another process joined as rank ", peer, " after this one"));
+      return InvalidArgument(
+          Text("another process joined as ", options_.noun, " ", peer, " after this one"));
     }
     const auto differ = [&](const char* what, const auto& theirs, const auto& mine) {
-      return InvalidArgument(Text("rank ", peer, " was started with ", what, " ", theirs,
-                                  ", this rank with ", mine, "; expected the same"));
+      return InvalidArgument(Text(options_.noun, " ", peer, " was started with ", what, " ", theirs,
+                                  ", this ", options_.noun, " with ", mine, "; expected the same"));
     };
     if (hello.version != own_.version) return differ("Causeway", hello.version, own_.version);
     if (hello.size != own_.size) return differ("a number of hosts of", hello.size, own_.size);
@@ -143,14 +143,15 @@ class Rendezvous {
       if (!store_->Get(HelloKey(peer), Deadline::AfterMs(0)).ok()) missing += Text(", ", peer);
     }
     return DeadlineExceeded(
-        Text("waited ", Waited(), " for rank ", missing,
+        Text("waited ", Waited(), " for ", options_.noun, " ", missing,
              ", which did not join; is it started with this --dist-init-addr?"));
   }
 
   Status StoreError(const Status& status, const std::string& awaited) const {
     if (status.ok()) return status;
-    return Status(status.code(), Text("waiting for ", awaited, " for ", Waited(), ": ",
-                                      status.message(), "; see also what rank 0 says"));
+    return Status(status.code(),
+                  Text("waiting for ", awaited, " for ", Waited(), ": ", status.message(),
+                       "; see also what ", options_.noun, " 0 says"));
   }
 
   // A pair of sockets with each peer, all on the chosen network. Gloo listens for each of its pairs
@@ -187,15 +188,16 @@ class Rendezvous {
 
   Status Connect(int peer) {
     const auto addresses = store_->Get(AddressKey(peer), deadline_);
-    if (!addresses.ok()) return StoreError(addresses.status(), Text("the address of rank ", peer));
+    if (!addresses.ok())
+      return StoreError(addresses.status(), Text("the address of ", options_.noun, " ", peer));
     const size_t bytes = addresses->size() / static_cast<size_t>(options_.size);
     const auto mine = addresses->begin() + static_cast<int64_t>(bytes) * options_.rank;
     try {
       mesh_.context->getPair(peer)->connect(
           std::vector<char>(mine, mine + static_cast<int64_t>(bytes)));
     } catch (const std::exception& error) {
-      return Unavailable(Text("can't connect to rank ", peer, " from address ", own_address_,
-                              " after ", Waited(), ": ", GlooErrorText(error),
+      return Unavailable(Text("can't connect to ", options_.noun, " ", peer, " from address ",
+                              own_address_, " after ", Waited(), ": ", GlooErrorText(error),
                               "; do the two hosts share that network?"));
     }
     return Status();

@@ -17,7 +17,8 @@ struct Call {
   bool exchanges;  // or waits at a barrier
 };
 
-inline void CheckSameCall(const Call& mine, const Call& theirs) {
+// `noun` is what errors call a member of the group.
+inline void CheckSameCall(std::string_view noun, const Call& mine, const Call& theirs) {
   const bool same_name =
       mine.name.layer == theirs.name.layer &&
       std::string_view(mine.name.operation) == std::string_view(theirs.name.operation);
@@ -28,7 +29,7 @@ inline void CheckSameCall(const Call& mine, const Call& theirs) {
     how = mine.exchanges ? " (exchange)" : " (barrier)";
     their_how = theirs.exchanges ? " (exchange)" : " (barrier)";
   }
-  throw StepFailed(Text("rank ", mine.rank, " is in ", NameOf(mine.name), how, ", rank ",
+  throw StepFailed(Text(noun, " ", mine.rank, " is in ", NameOf(mine.name), how, ", ", noun, " ",
                         theirs.rank, " in ", NameOf(theirs.name), their_how));
 }
 
@@ -43,10 +44,10 @@ struct PeerSizes {
   int64_t given;          // by this rank to the peer
 };
 
-inline void CheckPeerSizes(const PeerSizes& sizes) {
+inline void CheckPeerSizes(std::string_view noun, const PeerSizes& sizes) {
   const auto fail = [&](int from, int64_t bytes, int to, int64_t expected) {
-    throw StepFailed(Text("rank ", sizes.rank, ": ", NameOf(sizes.name), ": rank ", from, " sends ",
-                          bytes, " bytes, rank ", to, " expects ", expected));
+    throw StepFailed(Text(noun, " ", sizes.rank, ": ", NameOf(sizes.name), ": ", noun, " ", from,
+                          " sends ", bytes, " bytes, ", noun, " ", to, " expects ", expected));
   };
   if (sizes.sent != sizes.expected) fail(sizes.peer, sizes.sent, sizes.rank, sizes.expected);
   if (sizes.given != sizes.peer_expected) {

@@ -136,13 +136,13 @@ class Group {
     for (size_t peer = 0; peer < offers_.size(); ++peer) {
       if (static_cast<int>(peer) == rank) continue;
       const Offer& theirs = offers_[peer];
-      CheckPeerSizes({.name = name,
-                      .rank = rank,
-                      .peer = static_cast<int>(peer),
-                      .sent = theirs.to[static_cast<size_t>(rank)].bytes,
-                      .expected = mine.from[peer].bytes,
-                      .peer_expected = theirs.from[static_cast<size_t>(rank)].bytes,
-                      .given = mine.to[peer].bytes});
+      CheckPeerSizes("rank", {.name = name,
+                              .rank = rank,
+                              .peer = static_cast<int>(peer),
+                              .sent = theirs.to[static_cast<size_t>(rank)].bytes,
+                              .expected = mine.from[peer].bytes,
+                              .peer_expected = theirs.from[static_cast<size_t>(rank)].bytes,
+                              .given = mine.to[peer].bytes});
     }
   }
 
@@ -204,7 +204,7 @@ class Group {
     for (size_t other = 0; other < arrivals_.size(); ++other) {
       const CollectiveName& theirs = arrivals_[other].name[round % 2];
       const Kind their_kind = arrivals_[other].kind[round % 2];
-      CheckSameCall({Name(rank), name, kind != Kind::kBarrier},
+      CheckSameCall("rank", {Name(rank), name, kind != Kind::kBarrier},
                     {Name(static_cast<int>(other)), theirs, their_kind != Kind::kBarrier});
     }
   }
