@@ -119,7 +119,7 @@ Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
       status = workers_[rank]->Finish(Deadline::AfterMs(kAbortGraceMs));
       if (!status.has_value()) {
         std::fprintf(stderr, "causeway: error: rank %d does not end its step; ending the process\n",
-                     options_.host * layout.ranks_per_host() + static_cast<int>(rank));
+                     options_.host * options_.layout.ranks_per_host() + static_cast<int>(rank));
         std::_Exit(70);
       }
     }
