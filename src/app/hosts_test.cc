@@ -111,10 +111,13 @@ class HostsTest : public testing::Test {
     return count;
   }
 
+  // Written once: a process may be reading it.
   std::string TokensFile(int count) const {
+    const std::string name = Text("tokens", count, ".json");
+    if (std::filesystem::exists(files_.File(name))) return files_.File(name);
     nlohmann::json tokens;
     for (int i = 0; i < count; ++i) tokens.push_back((i * 7919 + 13) % 512);
-    return files_.Put("tokens.json", nlohmann::json{{"tokens", tokens}}.dump());
+    return files_.Put(name, nlohmann::json{{"tokens", tokens}}.dump());
   }
 
   TemporaryDirectory files_;
@@ -134,9 +137,9 @@ const Case kCases[] = {
     {2, "v32-tiny-bf16", "--cp-size 2 --ep-size 1"},
     {2, "v32-tiny-bf16", "--cp-size 4 --cp-partition zigzag --chunked-prefill-size 37"},
     {2, "v32-tiny-bf16", "--tp 2"},
-    {2, "v32-tiny-bf16", "--tp 4 --ep-size 2 --moe-a2a-backend alltoall"},
+    {2, "v3-tiny-bf16", "--tp 4 --ep-size 2 --moe-a2a-backend alltoall"},
     {2, "v32-tiny-bf16", "--tp 4 --cp-size 2 --moe-a2a-backend alltoall --ep-size 4"},
-    {2, "v32-tiny-bf16", "--tp 8 --cp-size 2 --ep-size 8 --cp-partition contiguous"},
+    {2, "v3-tiny-bf16", "--tp 8 --cp-size 2 --ep-size 8 --cp-partition contiguous"},
     {2, "v32-tiny-bf16", "--tp 2 --dp-size 2"},
     {2, "v32-tiny-bf16", "--tp 4 --dp-size 2 --ep-size 4 --moe-a2a-backend allgather"},
     {2, "v32-tiny-bf16", "--cp-size 2 --dtype float32 --threads-per-rank 2"},
@@ -150,7 +153,7 @@ const Case kCases[] = {
     {2, "v2-tiny-f32", "--cp-size 2 --dtype float32"},
     {2, "v2-tiny-group-f32", "--tp 2 --moe-a2a-backend alltoall --chunked-prefill-size 20"},
     {4, "v32-tiny-bf16", "--cp-size 4"},
-    {4, "v32-tiny-bf16", "--tp 4 --ep-size 4 --moe-a2a-backend alltoall"},
+    {4, "v32-tiny-fp8", "--tp 4 --ep-size 4 --moe-a2a-backend alltoall"},
     {4, "v32-tiny-bf16", "--tp 8 --cp-size 2 --dp-size 2 --ep-size 8 --cp-partition zigzag"},
     {4, "v32-tiny-bf16", "--cp-size 8 --ep-size 1 --chunked-prefill-size 48"},
     {4, "v32-tiny-fp8", "--tp 4 --cp-size 2 --ep-size 2"},
@@ -185,7 +188,7 @@ TEST_F(HostsTest, TwoAndFourHostsGiveTheBitsOfOneProcess) {
 // Runs for longer than any of the tests below looks at it.
 Words LongBench(const std::string& layout) {
   return Split(Text("bench prefill --repeat 1000 --input-len 600 --model-path ", kFixtures,
-                    "v32-tiny-bf16 ", layout));
+                    "v32-tiny-fp8 ", layout));
 }
 
 const char* const kTwoHostLayouts[] = {"--cp-size 2", "--tp 2",
@@ -349,15 +352,10 @@ TEST_F(ServeHostsTest, AnIdleServerNoticesALostHostOnItsOwn) {
 
 class HostErrorsTest : public HostsTest {
  protected:
-  Words Logits() const {
-    return {"logits",
-            "--model-path",
-            kFixtures + "v32-tiny-bf16",
-            "--tokens",
-            TokensFile(40),
-            "--json",
-            "--cp-size",
-            "2"};
+  Words Logits(int world = 2) const {
+    const std::string ranks = std::to_string(world);
+    return Split("logits --json --model-path " + kFixtures + "v32-tiny-bf16") +
+           Words{"--tokens", TokensFile(40), "--tp", ranks, "--cp-size", ranks};
   }
   // Ends in time with an error that holds all of `parts`.
   static void ExpectMessage(Program& program, const Words& parts) {
@@ -410,10 +408,10 @@ TEST_F(HostErrorsTest, AStrangersTokenIsRefused) {
 
 TEST_F(HostErrorsTest, AMissingHostIsNamedWhenItsTimeIsOver) {
   const std::string address = FreeAddress();
-  const Words timeout = Split("--dist-rendezvous-timeout 2 --tp 4 --cp-size 4");
+  const Words timeout = Split("--dist-rendezvous-timeout 2");
   const auto begin = Clock::now();
-  auto first = Start(Logits() + HostFlags(4, 0, address) + timeout);
-  auto second = Start(Logits() + HostFlags(4, 2, address) + timeout);
+  auto first = Start(Logits(4) + HostFlags(4, 0, address) + timeout);
+  auto second = Start(Logits(4) + HostFlags(4, 2, address) + timeout);
   ExpectMessage(*first, {"host 0 of 4", "for host 1, 3, which did not join"});
   ExpectMessage(*second, {"host 2 of 4", "host"});
   EXPECT_LT(SecondsSince(begin), 2 + kSlackSeconds);
