@@ -7,6 +7,8 @@
 
 namespace causeway {
 
+extern const char kCausewayVersion[] = CAUSEWAY_VERSION;
+
 std::string NameOf(CollectiveName name) {
   return name.layer < 0 ? name.operation : Text(name.operation, " of layer ", name.layer);
 }

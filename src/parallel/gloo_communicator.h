@@ -11,6 +11,8 @@
 
 namespace causeway {
 
+extern const char kCausewayVersion[];  // of this program; in communicator.cc
+
 struct GlooOptions {
   int rank = 0;
   int size = 1;
@@ -25,7 +27,7 @@ struct GlooOptions {
   int64_t rendezvous_timeout_ms = 600'000;  // for all ranks to meet
   // Must be equal at every rank; a mismatch says both values. `config` is what else has to agree, a
   // digest of flags and model.
-  std::string version = CAUSEWAY_VERSION;
+  std::string version = kCausewayVersion;
   std::string config;
   std::string noun = "rank";  // what errors call a member of the group
 };
