@@ -13,6 +13,9 @@
 //              Sizes are compared before data moves: Gloo ends the process on a message that is
 //              larger than the buffer.
 //   abort      kAbort, with the reason
+//   the end    kGoodbye
+//              A connection that closes may lose what is under way on it. These two are therefore
+//              answered with kHeard, and a rank waits a moment for that before it closes.
 #include "parallel/gloo_communicator.h"
 
 #include <gloo/transport/pair.h>
@@ -27,6 +30,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "parallel/gloo_rendezvous.h"
@@ -42,11 +46,11 @@ constexpr uint64_t kDataSlot = 2;
 constexpr int64_t kInlineBytes = 256 * 1024;  // data up to this size travels in the control message
 constexpr size_t kTextBytes = 512;
 constexpr int64_t kLingerMs = 100;     // for transfers under way when an exchange fails
-constexpr int64_t kGoodbyeMs = 1'000;  // for the last messages to leave when a rank does
+constexpr int64_t kGoodbyeMs = 1'000;  // for the last word to arrive when a rank ends
 // Gloo's own time-outs close every connection, so its waits have none and are interrupted instead.
 constexpr std::chrono::milliseconds kForever = std::chrono::hours(24 * 365);
 
-enum class Kind : int32_t { kArrive = 1, kExchange, kSent, kTaken, kAbort };
+enum class Kind : int32_t { kArrive = 1, kExchange, kSent, kTaken, kAbort, kGoodbye, kHeard };
 
 // The start of a control message; then its text and its data.
 struct Header {
@@ -86,12 +90,14 @@ struct Link {
   std::array<ControlBuffer, 2> calls_out;   // kArrive and kExchange: one in a collective
   std::array<ControlBuffer, 4> others_out;  // kSent and kTaken: at most two
   size_t next_other = 0;
-  ControlBuffer abort;  // of who calls Abort first
+  ControlBuffer last_word;  // kAbort or kGoodbye, of who calls Abort first or ends the group
+  ControlBuffer answer;     // of the listener
 
   // Guarded by the communicator's mutex.
   std::deque<PeerCall> calls;       // not yet taken up by this rank: at most this one and the next
   uint64_t sent = 0;                // the last collective of which all data from the peer is here
   uint64_t taken = 0;               // the last one of which the peer has all data
+  bool heard = false;               // the peer has our last word
   std::optional<std::string> lost;  // why nothing more comes
 };
 
@@ -119,18 +125,21 @@ class GlooCommunicator : public Communicator {
       for (ControlBuffer& each : link->in) Register(each, kLargeBytes);
       for (ControlBuffer& each : link->calls_out) Register(each, kLargeBytes);
       for (ControlBuffer& each : link->others_out) Register(each, kSmallBytes);
-      Register(link->abort, kSmallBytes);
+      Register(link->last_word, kSmallBytes);
+      Register(link->answer, kSmallBytes);
       links_.push_back(std::move(link));
     }
     for (auto& link : links_) link->listener = std::thread([this, &link] { Listen(*link); });
   }
 
   ~GlooCommunicator() override {
-    Flush();
+    SayGoodbye();
     for (auto& link : links_) {
       for (ControlBuffer& each : link->in) each.buffer->abortWaitRecv();
       link->listener.join();
     }
+    // Gloo's own thread may be writing a message into a buffer that is about to be freed.
+    for (auto& link : links_) mesh_.context->getPair(link->peer)->close();
   }
 
   // The first barrier: all connections are there and belong to this group.
@@ -149,6 +158,7 @@ class GlooCommunicator : public Communicator {
   // ---- What comes from a peer: the listener's thread.
 
   void Listen(Link& link) {
+    bool answered = false;
     try {
       // Two at a time, so that a peer need not wait for this thread to take up the first.
       for (ControlBuffer& each : link.in) each.buffer->recv(link.peer, kControlSlot);
@@ -158,11 +168,20 @@ class GlooCommunicator : public Communicator {
         if (!TakeUp(link, in.bytes.get())) {
           return Lose(link, "it sent a message that belongs to no collective of this group");
         }
+        if (IsLastWord(in.bytes.get()) && !std::exchange(answered, true)) {
+          SendFrom(link, link.answer, {.kind = Kind::kHeard}, "", nullptr);
+        }
         in.buffer->recv(link.peer, kControlSlot);
       }
     } catch (const std::exception& error) {
       Lose(link, GlooErrorText(error));
     }
+  }
+
+  static bool IsLastWord(const char* bytes) {
+    Header header;
+    std::memcpy(&header, bytes, sizeof header);
+    return header.kind == Kind::kAbort || header.kind == Kind::kGoodbye;
   }
 
   bool TakeUp(Link& link, const char* bytes) {
@@ -189,6 +208,11 @@ class GlooCommunicator : public Communicator {
         break;
       case Kind::kAbort:
         if (!reason_) reason_ = std::string(text, header.text_bytes);
+        break;
+      case Kind::kGoodbye:
+        break;
+      case Kind::kHeard:
+        link.heard = true;
         break;
       default:
         return false;
@@ -242,39 +266,37 @@ class GlooCommunicator : public Communicator {
       const std::lock_guard lock(mutex_);
       if (reason_) return;  // the first reason stays, and who had it has told all peers
       reason_ = reason;
+      last_word_said_ = true;
       changed_.notify_all();
     }
+    SendLastWord(Kind::kAbort, reason);
+  }
+
+  void SendLastWord(Kind kind, const std::string& text) {
     for (auto& link : links_) {
       try {
-        SendFrom(*link, link->abort, {.kind = Kind::kAbort}, reason, nullptr);
-        link->abort.in_use = true;
-      } catch (const std::exception&) {  // gone already
+        SendFrom(*link, link->last_word, {.kind = kind}, text, nullptr);
+      } catch (const std::exception& error) {
+        Lose(*link, GlooErrorText(error));
       }
     }
   }
 
-  // Lets what this rank has said reach its peers before the connections close.
-  void Flush() {
-    for (auto& link : links_) {
-      try {
-        bool aborted = false;
-        {
-          const std::lock_guard lock(mutex_);
-          if (link->lost) continue;
-          aborted = reason_.has_value();
-        }
-        const auto wait = std::chrono::milliseconds(kGoodbyeMs);
-        if (link->abort.in_use) link->abort.buffer->waitSend(nullptr, wait);
-        if (aborted) continue;
-        for (ControlBuffer& each : link->calls_out) {
-          if (each.in_use) each.buffer->waitSend(nullptr, wait);
-        }
-        for (ControlBuffer& each : link->others_out) {
-          if (each.in_use) each.buffer->waitSend(nullptr, wait);
-        }
-      } catch (const std::exception&) {  // gone already, or stalled
-      }
+  // Lets what this rank has said reach its peers before the connections close. Who ends because of
+  // another's abort owes nobody a word: the other has told all.
+  void SayGoodbye() {
+    std::unique_lock lock(mutex_);
+    if (!reason_) {
+      last_word_said_ = true;
+      lock.unlock();
+      SendLastWord(Kind::kGoodbye, "");
+      lock.lock();
     }
+    if (!last_word_said_) return;
+    changed_.wait_for(lock, std::chrono::milliseconds(kGoodbyeMs), [&] {
+      return std::all_of(links_.begin(), links_.end(),
+                         [](const auto& link) { return link->heard || link->lost; });
+    });
   }
 
   // ---- Waiting: the rank's thread.
@@ -500,6 +522,7 @@ class GlooCommunicator : public Communicator {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<std::string> reason_;  // of an abort, here or at a peer; guarded by mutex_
+  bool last_word_said_ = false;        // this rank's; guarded by mutex_
 };
 
 }  // namespace
