@@ -78,10 +78,10 @@ Status ExpertLoad::WriteFile(const std::string& path) const {
 }
 
 StatusOr<ExpertCounts> ExpertLoad::ReadFile(const std::string& path) {
-  CAUSEWAY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
+  CAUSEWAY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("--init-expert-location", path));
   const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   const auto wrong = [&](const std::string& what) {
-    return InvalidArgument(Text(path, ": ", what,
+    return InvalidArgument(Text("--init-expert-location: ", path, ": ", what,
                                 "; expected {\"counts\": [layers][experts]}, as bench prefill "
                                 "--expert-load-output writes it"));
   };

@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -196,29 +198,29 @@ Status WriteTraceFile(const std::string& path, RankGroup& ranks) {
   return path.empty() ? Status() : WriteTrace(path, ranks.lanes());
 }
 
-StatusOr<std::string> ReadTextFile(const std::string& path) {
+StatusOr<std::string> ReadTextFile(const char* flag, const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) return NotFound(Text("can't read ", path));
+  if (!file) return NotFound(Text(flag, ": can't read ", path, ": ", std::strerror(errno)));
   std::ostringstream text;
   text << file.rdbuf();
   return std::move(text).str();
 }
 
-StatusOr<std::vector<int32_t>> ReadTokensFile(const std::string& path) {
-  CAUSEWAY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
+StatusOr<std::vector<int32_t>> ReadTokensFile(const char* flag, const std::string& path) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(flag, path));
   const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("tokens") || !json["tokens"].is_array()) {
-    return InvalidArgument(Text(path, ": expected {\"tokens\": [...]}"));
+    return InvalidArgument(Text(flag, ": ", path, ": expected {\"tokens\": [...]}"));
   }
   std::vector<int32_t> tokens;
   for (const auto& token : json["tokens"]) {
     if (!token.is_number_integer() || token < 0 || token > INT32_MAX) {
-      return InvalidArgument(
-          Text(path, ": tokens[", tokens.size(), "] is ", token.dump(), "; expected a token id"));
+      return InvalidArgument(Text(flag, ": ", path, ": tokens[", tokens.size(), "] is ",
+                                  token.dump(), "; expected a token id"));
     }
     tokens.push_back(token.get<int32_t>());
   }
-  if (tokens.empty()) return InvalidArgument(Text(path, ": tokens is empty"));
+  if (tokens.empty()) return InvalidArgument(Text(flag, ": ", path, ": tokens is empty"));
   return tokens;
 }
 

@@ -51,8 +51,8 @@ LoadProgress LoadingBar();
 // Writes the host's trace to `path` if it is not empty.
 Status WriteTraceFile(const std::string& path, RankGroup& ranks);
 
-// {"tokens": [...]} -> ids; errors name the file.
-StatusOr<std::vector<int32_t>> ReadTokensFile(const std::string& path);
-StatusOr<std::string> ReadTextFile(const std::string& path);
+// {"tokens": [...]} -> ids; errors name flag and file.
+StatusOr<std::vector<int32_t>> ReadTokensFile(const char* flag, const std::string& path);
+StatusOr<std::string> ReadTextFile(const char* flag, const std::string& path);
 
 }  // namespace causeway

@@ -37,12 +37,12 @@ StatusOr<std::vector<int32_t>> PromptTokens(const GenerateFlags& flags, const Mo
   if (given != 1) {
     return InvalidArgument("give exactly one of --prompt, --prompt-file and --tokens");
   }
-  if (!flags.tokens.empty()) return ReadTokensFile(flags.tokens);
+  if (!flags.tokens.empty()) return ReadTokensFile("--tokens", flags.tokens);
   std::string text = flags.prompt;
   if (flags.prompt_file == "-") {
     text.assign(std::istreambuf_iterator<char>(std::cin), {});
   } else if (!flags.prompt_file.empty()) {
-    CAUSEWAY_ASSIGN_OR_RETURN(text, ReadTextFile(flags.prompt_file));
+    CAUSEWAY_ASSIGN_OR_RETURN(text, ReadTextFile("--prompt-file", flags.prompt_file));
   }
   if (flags.chat) {
     CAUSEWAY_ASSIGN_OR_RETURN(const ChatFormat format,

@@ -83,7 +83,8 @@ Status WriteOutput(const LogitsFlags& flags, const ModelConfig& config,
 }
 
 Status RunLogits(const LogitsFlags& flags) {
-  CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadTokensFile(flags.tokens));
+  CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
+                            ReadTokensFile("--tokens", flags.tokens));
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
   const auto count = static_cast<int64_t>(tokens.size());
   if (options.context_length == 0) options.context_length = count;

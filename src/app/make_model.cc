@@ -24,7 +24,7 @@ Status MakeModel(const MakeModelOptions& options) {
   if (!options.preset.empty()) {
     CAUSEWAY_ASSIGN_OR_RETURN(config_json, PresetConfig(options.preset));
   } else {
-    CAUSEWAY_ASSIGN_OR_RETURN(config_json, ReadTextFile(options.config_path));
+    CAUSEWAY_ASSIGN_OR_RETURN(config_json, ReadTextFile("--config", options.config_path));
   }
   CAUSEWAY_ASSIGN_OR_RETURN(const RandomFormat format, ParseRandomFormat(options.format));
   CAUSEWAY_RETURN_IF_ERROR(

@@ -17,9 +17,10 @@ std::string LegalSizes(int most, Fits fits) {
 }
 
 // A row-parallel matrix with inner size k can be cut for `tp` ranks if they own whole runs of k.
-bool CutsRuns(DType mode, int64_t k, int tp) {
-  // int8 sums are exact in any order, but packed in groups of four.
-  return SegmentsFor(mode, k) % tp == 0 && (mode == DType::kF32 || k % (int64_t{4} * tp) == 0);
+// int8 sums are exact in any order, but packed in groups of four.
+bool CutsRuns(DType mode, QuantMethod method, int64_t k, int tp) {
+  const bool int8 = mode == DType::kBf16 && method == QuantMethod::kInt8;
+  return SegmentsFor(mode, k) % tp == 0 && (!int8 || k % (int64_t{4} * tp) == 0);
 }
 
 // Which experts of each layer lie in the parts [first, last].
@@ -88,7 +89,9 @@ Status CheckLayout(const ModelConfig& config, DType mode, const Layout& layout) 
              ": it must divide them evenly; legal: ", LegalSizes(32, cuts_heads)));
   }
   const auto check = [&](const char* what, int64_t k) -> Status {
-    const auto cuts = [&](int tp) { return cuts_heads(tp) && CutsRuns(mode, k, tp); };
+    const auto cuts = [&](int tp) {
+      return cuts_heads(tp) && CutsRuns(mode, config.quant_method, k, tp);
+    };
     if (cuts(layout.tp)) return Status();
     return InvalidArgument(Text("attention TP is ", layout.tp, ", which does not cut the ", k,
                                 " inner columns of ", what,

@@ -170,8 +170,12 @@ TEST(CheckLayout, NamesTheHeadsThatAttentionTpMustDivide) {
 TEST(CheckLayout, TheSizesThatAnErrorCallsLegalAreAndNoOthers) {
   for (int64_t heads : {1, 3, 4, 6, 8, 16, 24, 32, 128}) {
     for (int64_t inner : {64, 96, 200, 256, 1000, 2048, 18432}) {
-      for (DType mode : {DType::kF32, DType::kBf16}) {
+      for (DType mode : {DType::kF32, DType::kBf16, DType::kI8}) {
         ModelConfig config = SmallConfig();
+        if (mode == DType::kI8) {  // int8 weights run in bf16 mode
+          mode = DType::kBf16;
+          config.quant_method = QuantMethod::kInt8;
+        }
         config.num_attention_heads = heads;
         config.intermediate_size = inner;
         std::string legal;
@@ -192,6 +196,16 @@ TEST(CheckLayout, TheSizesThatAnErrorCallsLegalAreAndNoOthers) {
       }
     }
   }
+}
+
+TEST(CheckLayout, OnlyInt8WeightsAreCutInGroupsOfFour) {
+  ModelConfig config = SmallConfig();
+  config.intermediate_size = 200;
+  EXPECT_TRUE(CheckLayout(config, DType::kBf16, TensorParallel(4)).ok());
+  config.quant_method = QuantMethod::kInt8;
+  EXPECT_FALSE(CheckLayout(config, DType::kBf16, TensorParallel(4)).ok());
+  EXPECT_TRUE(CheckLayout(config, DType::kBf16, TensorParallel(2)).ok());
+  EXPECT_TRUE(CheckLayout(config, DType::kF32, TensorParallel(4)).ok());  // dequantised
 }
 
 TEST(CheckLayout, AModelWithoutDenseLayersMayHaveAnyIntermediateSize) {

@@ -305,6 +305,14 @@ Status WeightLoader::AddPart(const std::vector<Source>& sources, int64_t k, Rang
   int64_t total = 0;
   for (const Source& source : sources) total += source.rows.size();
   if (total == 0) return Status();  // a host may hold no part of the vocabulary
+  if (type == DType::kI8 && part.size() < k && part.size() % 4 != 0) {
+    return InvalidArgument(Text(sources.front().module,
+                                ".weight is int8 in a checkpoint whose "
+                                "config.json names no int8 quantisation; attention TP would cut "
+                                "its ",
+                                k, " columns in parts of ", part.size(),
+                                ", expected a multiple of 4"));
+  }
   // A part of k has its part of the runs that the whole has.
   const int64_t runs = segments ? SegmentsFor(type, k) * part.size() / k : 1;
   out = Weight(type, total, part.size(), static_cast<int32_t>(std::max<int64_t>(runs, 1)));
