@@ -308,12 +308,14 @@ TEST_F(ServeHostsTest, TwoHostsAnswerAsOneAndBothEndCleanlyOnSigterm) {
   auto single = Start(Serve());
   const std::string expected = Answer(PortOfServer(*single));
   ASSERT_EQ(expected[0], '"') << expected;
-  auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --dist-timeout 20"));
-  EXPECT_EQ(Answer(PortOfServer(*hosts[0])), expected) << hosts[0]->Stderr();
-  for (auto& host : hosts) host->Signal(SIGTERM);
-  for (auto& host : hosts) {
-    EXPECT_EQ(host->Wait(Deadline::AfterMs(kDeadlineMs)), 0) << host->Stderr();
-    EXPECT_EQ(Count(host->Stderr(), "error"), 0) << host->Stderr();
+  for (const size_t signalled : {2, 1}) {  // SIGTERM to both, and to host 0 alone
+    auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --dist-timeout 20"));
+    EXPECT_EQ(Answer(PortOfServer(*hosts[0])), expected) << hosts[0]->Stderr();
+    for (size_t host = 0; host < signalled; ++host) hosts[host]->Signal(SIGTERM);
+    for (auto& host : hosts) {
+      EXPECT_EQ(host->Wait(Deadline::AfterMs(kDeadlineMs)), 0) << signalled << host->Stderr();
+      EXPECT_EQ(Count(host->Stderr(), "error"), 0) << signalled << host->Stderr();
+    }
   }
 }
 

@@ -10,7 +10,7 @@ Status RedundantExperts::Check(const ModelConfig& config, const Layout& layout) 
     return InvalidArgument(Text("--ep-num-redundant-experts is ", per_layer,
                                 "; expected 0 to n_routed_experts = ", config.n_routed_experts));
   }
-  if (per_layer > 0 && layout.ep == 1) {
+  if (per_layer > 0 && !layout.cuts_experts()) {
     return InvalidArgument(Text("--ep-num-redundant-experts is ", per_layer,
                                 ": it needs experts in several parts (--ep-size above 1)"));
   }
@@ -50,7 +50,7 @@ ExpertPlacement::ExpertPlacement(const ModelConfig& config, const Layout& layout
 
 void ExpertPlacement::PlaceCopies(std::vector<Parts>& of_layer, const RedundantExperts& redundant,
                                   std::vector<int64_t> counts) const {
-  if (layout_.ep == 1) return;
+  if (!layout_.cuts_experts()) return;
   // Loads in half tokens: a copy takes half of its expert's.
   std::vector<int64_t> load(static_cast<size_t>(layout_.ep), 0);
   for (size_t e = 0; e < of_layer.size(); ++e) {

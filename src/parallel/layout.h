@@ -75,6 +75,7 @@ struct Layout {
   MoeA2a moe_a2a = MoeA2a::kNone;
 
   int world() const { return cp * dp * tp; }
+  bool cuts_experts() const { return ep > 1; }  // no rank holds all of them
   int ranks_per_host() const { return world() / hosts; }
   int HostOf(int rank) const { return rank / ranks_per_host(); }
   RankPlace PlaceOf(int rank) const { return {rank / (tp * cp), rank / tp % cp, rank % tp}; }
