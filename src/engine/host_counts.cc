@@ -1,5 +1,7 @@
 #include "engine/host_counts.h"
 
+#include <utility>
+
 #include "engine/wire.h"
 
 namespace causeway {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "engine/wire.h"
