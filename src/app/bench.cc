@@ -47,13 +47,16 @@ StatusOr<Timing> TimePrefill(ModelHost& host, const std::vector<int32_t>& tokens
   CAUSEWAY_ASSIGN_OR_RETURN(const auto run,
                             SequenceRun::Make(host, static_cast<int64_t>(tokens.size())));
   std::vector<float> logits;
-  host.ranks().ClearTraces();
+  CAUSEWAY_RETURN_IF_ERROR(host.ranks().ClearTraces());
   const int64_t begin_ns = NowNs();
   CAUSEWAY_RETURN_IF_ERROR(run->Prefill(tokens, chunk, LogitsWanted::kLast, logits));
+  const double seconds = static_cast<double>(NowNs() - begin_ns) * 1e-9;
+  CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<HostCounts> counts, host.ranks().Counts());
+  const Layout& layout = host.ranks().layout();
   return Timing{
-      static_cast<double>(NowNs() - begin_ns) * 1e-9, OperationTimes::Of(host.ranks().lanes()),
-      VolumeReport(host.weights(), host.ranks(), static_cast<int64_t>(tokens.size()), chunk),
-      ExpertLoad(host.weights(), host.ranks())};
+      seconds, OperationTimes::Of(host.ranks().lanes()),
+      VolumeReport(host.weights(), layout, counts, static_cast<int64_t>(tokens.size()), chunk),
+      ExpertLoad(host.weights(), layout, counts)};
 }
 
 double Median(std::vector<double> values) {
@@ -128,6 +131,7 @@ nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const M
                         {"share_of_peak", flops.total() / best / (peak * threads)},
                         {"operations", OperationJson(result.operations)},
                         {"volumes", result.volumes.ToJson()}};
+  if (result.layout.hosts > 1) out["host_volumes"] = result.volumes.HostsToJson();
   if (flags.expert_balance) out["expert_balance"] = result.experts.ToJson();
   return out;
 }
@@ -209,6 +213,8 @@ Status RunPrefill(const BenchFlags& flags) {
     const std::string table = result.volumes.Table();
     if (table.empty()) continue;  // one rank
     std::printf("\n%s\n%s", result.layout.ToString().c_str(), table.c_str());
+    const std::string hosts = result.volumes.HostTable();
+    if (!hosts.empty()) std::printf("\n%s", hosts.c_str());
   }
   return WriteTraceFile(flags.model.trace, host->ranks());
 }

@@ -45,7 +45,7 @@ StatusOr<Outcome> Answer(ModelHost& host, const std::vector<int32_t>& prompt, in
   CAUSEWAY_ASSIGN_OR_RETURN(
       const auto run, SequenceRun::Make(host, static_cast<int64_t>(prompt.size()) + kAnswerTokens));
   Outcome out;
-  host.ranks().ClearTraces();
+  CAUSEWAY_RETURN_IF_ERROR(host.ranks().ClearTraces());
   const int64_t begin_ns = NowNs();
   CAUSEWAY_RETURN_IF_ERROR(run->Prefill(prompt, chunk, LogitsWanted::kLast, out.logits));
   const double seconds = static_cast<double>(NowNs() - begin_ns) * 1e-9;

@@ -13,10 +13,13 @@ namespace {
 constexpr int64_t kMostTokens = int64_t{1} << 48;
 }  // namespace
 
-ExpertLoad::ExpertLoad(const Weights& weights, const RankGroup& ranks) {
-  const Layout& layout = ranks.layout();
+ExpertLoad::ExpertLoad(const Weights& weights, const Layout& layout,
+                       const std::vector<HostCounts>& counts) {
   const ExpertPlacement placement(weights.config(), layout, weights.share().redundant);
-  const std::vector<ExpertCounts> of_homes = ranks.expert_counts();
+  std::vector<ExpertCounts> of_homes;  // [world]
+  for (const HostCounts& host : counts) {
+    of_homes.insert(of_homes.end(), host.experts.begin(), host.experts.end());
+  }
   counts_ = of_homes[0];
   of_parts_.assign(static_cast<size_t>(layout.ep), 0);
   for (size_t layer = 0; layer < counts_.size(); ++layer) {
@@ -30,9 +33,9 @@ ExpertLoad::ExpertLoad(const Weights& weights, const RankGroup& ranks) {
         const int64_t tokens = of_homes[home][layer][e];
         sums[e] += tokens;
         of_experts_[e] += tokens;
-        parts[static_cast<size_t>(
-            placement.PartOf(static_cast<int64_t>(layer), static_cast<int32_t>(e),
-                             ranks.first_rank() + static_cast<int>(home)))] += tokens;
+        parts[static_cast<size_t>(placement.PartOf(
+            static_cast<int64_t>(layer), static_cast<int32_t>(e), static_cast<int>(home)))] +=
+            tokens;
       }
     }
     for (size_t part = 0; part < parts.size(); ++part) of_parts_[part] += parts[part];

@@ -5,16 +5,17 @@
 #include <string>
 #include <vector>
 
-#include "engine/rank_group.h"
+#include "engine/host_counts.h"
 #include "model/expert_placement.h"
+#include "model/weights.h"
 
 namespace causeway {
 
 class ExpertLoad {
  public:
   ExpertLoad() = default;
-  // What the ranks have counted since their counters were cleared.
-  ExpertLoad(const Weights& weights, const RankGroup& ranks);
+  // What the ranks of all hosts have counted since their counters were cleared.
+  ExpertLoad(const Weights& weights, const Layout& layout, const std::vector<HostCounts>& counts);
 
   std::string Table() const;  // empty if the model has no routed experts
   // The balance, and {"counts": [layers][experts]}, which ReadFile reads.

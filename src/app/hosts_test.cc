@@ -185,6 +185,65 @@ TEST_F(HostsTest, TwoAndFourHostsGiveTheBitsOfOneProcess) {
   }
 }
 
+TEST_F(HostsTest, ABenchmarkCountsWhatCrossesHostsAndTheExpertsOfAllHosts) {
+  const Words bench =
+      Split(Text("bench prefill --repeat 2 --input-len 150 --expert-balance "
+                 "--chunked-prefill-size 100 --model-path ",
+                 kFixtures, "v32-tiny-fp8"));
+  const auto report = [](Program& program) {
+    EXPECT_EQ(program.Wait(Deadline::AfterMs(kDeadlineMs)), 0) << program.Stderr();
+    return nlohmann::json::parse(program.Stdout(), nullptr, false);
+  };
+  const auto alone = report(*Start(bench + Words{"--json"}));
+  ASSERT_TRUE(alone.is_object());
+  EXPECT_FALSE(alone.contains("host_volumes"));
+  for (const int count : {2, 4}) {
+    auto hosts = StartHosts(count, bench + Split(Text("--cp-size ", count, " --json")));
+    const auto json = report(*hosts[0]);
+    ASSERT_TRUE(json.is_object()) << hosts[0]->Stderr();
+    EXPECT_EQ(json["expert_balance"]["counts"], alone["expert_balance"]["counts"]);
+    EXPECT_EQ(json["expert_balance"]["parts"].size(), static_cast<size_t>(count));
+    std::map<std::string, nlohmann::json> rows;
+    for (const auto& row : json["host_volumes"]) rows[row["operation"]] = row;
+    // Experts cut over the hosts, every token seen by all of them: only what comes back depends on
+    // the experts that were chosen.
+    for (const char* operation :
+         {"kv_exchange", "expert_dispatch", "hidden_exchange", "logits_exchange"}) {
+      ASSERT_TRUE(rows.contains(operation)) << operation << json.dump();
+      EXPECT_EQ(rows[operation]["bytes"], rows[operation]["predicted_bytes"]) << operation;
+      EXPECT_EQ(rows[operation]["host_seconds"].size(), static_cast<size_t>(count)) << operation;
+      EXPECT_GT(rows[operation]["host_seconds"].at(0), 0) << operation;
+    }
+    EXPECT_NEAR(rows["expert_combine"]["bytes"].get<double>() /
+                    rows["expert_combine"]["predicted_bytes"].get<double>(),
+                1, 0.5);
+    EXPECT_GT(rows["control"]["bytes"], (count - 1) * 150 * 4) << "host 0 tells the others the ids";
+    EXPECT_FALSE(rows["control"].contains("predicted_bytes"));
+  }
+  auto hosts = StartHosts(2, bench + Split("--cp-size 2"));
+  EXPECT_EQ(hosts[0]->Wait(Deadline::AfterMs(kDeadlineMs)), 0) << hosts[0]->Stderr();
+  EXPECT_NE(hosts[0]->Stdout().find("sent to other hosts"), std::string::npos);
+}
+
+// Groups of hosts with other numbers of tokens, blocks and passes than their neighbours.
+TEST_F(HostsTest, TensorParallelGroupsOverHostsMayHaveUnequalWork) {
+  const auto logits = [&](const std::string& model, const std::string& flags) {
+    return Words{"logits",          "--json",   "--model-path",
+                 kFixtures + model, "--tokens", TokensFile(700)} +
+           Split(flags);
+  };
+  for (const std::string model : {"v32-tiny-fp8", "v3-tiny-int8"}) {
+    const std::string expected = Hash(*Start(logits(model, "")));
+    // One group has all tokens; one has more than a block, the other none of the last chunk.
+    for (const std::string flags :
+         {"--tp 4 --dp-size 2",
+          "--tp 4 --cp-size 2 --cp-partition contiguous --chunked-prefill-size 699"}) {
+      auto hosts = StartHosts(4, logits(model, flags));
+      EXPECT_EQ(Hash(*hosts[0]), expected) << model << " " << flags;
+    }
+  }
+}
+
 // Runs for longer than any of the tests below looks at it.
 Words LongBench(const std::string& layout) {
   return Split(Text("bench prefill --repeat 1000 --input-len 600 --model-path ", kFixtures,

@@ -22,6 +22,15 @@ std::vector<int> CpusOf(int rank, int threads, int world, const std::vector<int>
   return {first, first + threads};
 }
 
+// As many ranks, layers and experts.
+bool SameShape(const std::vector<ExpertCounts>& a, const std::vector<ExpertCounts>& b) {
+  const auto same_layer = [](const auto& x, const auto& y) { return x.size() == y.size(); };
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [&](const ExpertCounts& x, const ExpertCounts& y) {
+                      return std::equal(x.begin(), x.end(), y.begin(), y.end(), same_layer);
+                    });
+}
+
 }  // namespace
 
 RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTable& rope,
@@ -75,6 +84,10 @@ Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
     }
     broadcaster_->StepEnded(status.ok());
   }
+  return Remember(std::move(status));
+}
+
+Status RankGroup::Remember(Status status) {
   const std::lock_guard lock(failure_mutex_);
   if (failure_.ok()) failure_ = status;
   return status;
@@ -90,8 +103,10 @@ Status RankGroup::failure() const {
 
 Status RankGroup::Follow() {
   CHECK(options_.hosts != nullptr && options_.host > 0, options_.host);
+  const FollowerCounts counts{[this] { ClearHere(); },
+                              [this] { return EncodeCounts(CountsHere()); }};
   try {
-    while (const std::optional<Batch> batch = ReceiveStep(*options_.hosts)) {
+    while (const std::optional<Batch> batch = ReceiveStep(*options_.hosts, counts)) {
       StepOutput output(weights_.config(), weights_.mode(), *batch, nullptr);
       CAUSEWAY_RETURN_IF_ERROR(RunHere(*batch, output));
     }
@@ -135,16 +150,65 @@ Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
   return first;
 }
 
-void RankGroup::ClearTraces() {
+Status RankGroup::ClearTraces() {
+  if (broadcaster_ == nullptr) {
+    ClearHere();
+    return Status();
+  }
+  try {
+    broadcaster_->ClearCounts([this] { ClearHere(); });
+  } catch (const StepFailed& failure) {
+    return Remember(InternalError(failure.what()));
+  }
+  return Status();
+}
+
+StatusOr<std::vector<HostCounts>> RankGroup::Counts() {
+  if (broadcaster_ == nullptr) return std::vector<HostCounts>{CountsHere()};
+  std::vector<std::string> encoded;
+  try {
+    encoded = broadcaster_->GatherCounts([this] { return EncodeCounts(CountsHere()); });
+  } catch (const StepFailed& failure) {
+    return Remember(InternalError(failure.what()));
+  }
+  std::vector<HostCounts> counts;
+  for (size_t host = 0; host < encoded.size(); ++host) {
+    auto decoded = DecodeCounts(encoded[host]);
+    if (!decoded.ok() ||
+        !SameShape(decoded->experts, counts.empty() ? decoded->experts : counts[0].experts)) {
+      return Remember(
+          InternalError(Text("the counts of host ", host, " are not those of ",
+                             options_.layout.ranks_per_host(), " ranks of this model")));
+    }
+    counts.push_back(std::move(decoded).value());
+  }
+  return counts;
+}
+
+void RankGroup::ClearHere() {
   for (const auto& worker : workers_) {
     worker->trace().Clear();
     worker->ClearCounters();
   }
+  if (options_.hosts == nullptr) return;
+  options_.hosts->ClearTraffic();
+  workers_[0]->action_times()->Clear();
 }
 
-std::vector<ExpertCounts> RankGroup::expert_counts() const {
-  std::vector<ExpertCounts> counts;
-  for (const auto& worker : workers_) counts.push_back(worker->expert_counts());
+HostCounts RankGroup::CountsHere() const {
+  HostCounts counts;
+  for (const auto& worker : workers_) {
+    auto& reads = counts.reads.emplace_back();
+    for (const ReadCounts::Sum& sum : worker->reads().sums()) {
+      reads.push_back({sum.operation, sum.calls, sum.bytes});
+    }
+    counts.experts.push_back(worker->expert_counts());
+  }
+  if (options_.hosts == nullptr) return counts;
+  counts.sent = options_.hosts->traffic();
+  for (const TraceLane::Sum& sum : workers_[0]->action_times()->sums()) {
+    counts.times.push_back({sum.name, sum.ns});
+  }
   return counts;
 }
 

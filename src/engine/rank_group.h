@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "base/trace.h"
 #include "cache/kv_cache.h"
+#include "engine/host_counts.h"
 #include "kernels/op_table.h"
 #include "model/batch.h"
 #include "model/rope.h"
@@ -59,10 +60,11 @@ class RankGroup {
   const std::vector<const TraceLane*>& lanes() const { return lanes_; }
   // What each rank of this host read of what others of this host wrote.
   const std::vector<const ReadCounts*>& reads() const { return reads_; }
-  // How many tokens of each rank of this host, from first_rank() on, chose each expert.
-  std::vector<ExpertCounts> expert_counts() const;
-  int first_rank() const { return options_.host * options_.layout.ranks_per_host(); }
-  void ClearTraces();  // and what was counted
+  // Clears traces and counters, of all hosts. On several hosts only host 0 calls this and Counts,
+  // and after an error the group must not be used again.
+  Status ClearTraces();
+  // What each host has counted since; the gathering itself is not in it.
+  StatusOr<std::vector<HostCounts>> Counts();
   // Scratch memory of the rank that holds most, beside weights and KV.
   int64_t scratch_bytes() const;
   // Not ok after a failed step, and on host 0 of several once another host was lost between steps.
@@ -73,6 +75,9 @@ class RankGroup {
 
  private:
   Status RunHere(const Batch& batch, StepOutput& output);
+  void ClearHere();
+  HostCounts CountsHere() const;
+  Status Remember(Status status);
 
   const Weights& weights_;
   const RankGroupOptions options_;
@@ -83,7 +88,7 @@ class RankGroup {
   StepSlices slices_;
   std::unique_ptr<StepBroadcaster> broadcaster_;  // on host 0 of several
   mutable std::mutex failure_mutex_;
-  Status failure_;  // of the first step that failed; guarded by failure_mutex_
+  Status failure_;  // of the first step or gathering that failed; guarded by failure_mutex_
 };
 
 }  // namespace causeway

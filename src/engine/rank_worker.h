@@ -44,6 +44,7 @@ class RankWorker {
   int64_t scratch_bytes() const { return forward_->scratch_bytes(); }
   const ReadCounts& reads() const { return forward_->reads(); }
   const ExpertCounts& expert_counts() const { return forward_->expert_counts(); }
+  TraceLane* action_times() const { return links_.host->action_times(); }  // null on one host
   void ClearCounters() { forward_->ClearCounters(); }
 
  private:

@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
+#include <utility>
 
 #include "base/check.h"
+#include "engine/wire.h"
 
 namespace causeway {
 namespace {
@@ -13,10 +14,13 @@ namespace {
 constexpr int64_t kMostBeatMs = 5000;  // between signs of life
 constexpr CollectiveName kHeader{"step_header"};
 constexpr CollectiveName kBatch{"step_batch"};
+constexpr CollectiveName kCountsSize{"counts_size"};
+constexpr CollectiveName kCounts{"counts"};
+constexpr int64_t kMostCounts = int64_t{1} << 30;  // bytes of one host; far above any model's
 
 // What host 0 sends first; every other host answers with its `kind`, so that host 0 sees it alive.
 struct Header {
-  enum Kind : int64_t { kBeat = 1, kStep = 2, kEnd = 3 };
+  enum Kind : int64_t { kBeat = 1, kStep = 2, kEnd = 3, kClearCounts = 4, kSendCounts = 5 };
   int64_t kind = kBeat;
   int64_t bytes = 0;  // of the batch that follows
 };
@@ -43,60 +47,45 @@ void SendHeader(Communicator& hosts, const Header& header) {
   FromFirstHost(hosts, kHeader, &header, nullptr, sizeof(header), sizeof(int64_t));
 }
 
-void Put(std::string& out, int64_t value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-void Put(std::string& out, const std::vector<int32_t>& values) {
-  Put(out, static_cast<int64_t>(values.size()));
-  out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(int32_t));
-}
-
-// Reads in the order of Put; false at the end of the bytes.
-class Reader {
- public:
-  explicit Reader(const std::string& bytes) : bytes_(bytes) {}
-  bool Get(int64_t& value) { return Take(&value, sizeof(value)); }
-  bool Get(std::vector<int32_t>& values) {
-    int64_t count = 0;
-    if (!Get(count) || count < 0 ||
-        count > static_cast<int64_t>((bytes_.size() - at_) / sizeof(int32_t))) {
-      return false;
-    }
-    values.resize(static_cast<size_t>(count));
-    return Take(values.data(), values.size() * sizeof(int32_t));
+// Every other host sends `mine` to host 0, which knows the sizes: received[host].
+void ToFirstHost(Communicator& hosts, CollectiveName name, const void* mine, int64_t bytes,
+                 const std::vector<Incoming>& received) {
+  std::vector<Outgoing> to(static_cast<size_t>(hosts.size()));
+  std::vector<Incoming> from(to.size());
+  if (hosts.rank() == 0) {
+    from = received;
+  } else {
+    to[0] = {mine, bytes};
   }
-  bool AtEnd() const { return at_ == bytes_.size(); }
-
- private:
-  bool Take(void* to, size_t count) {
-    if (bytes_.size() - at_ < count) return false;
-    if (count > 0) std::memcpy(to, bytes_.data() + at_, count);
-    at_ += count;
-    return true;
-  }
-  const std::string& bytes_;
-  size_t at_ = 0;
-};
+  hosts.Exchange(name, to, from);
+}
 
 }  // namespace
 
-std::string EncodeBatch(const Batch& batch) {
-  std::string out;
-  Put(out, static_cast<int64_t>(batch.extends.size()));
-  for (const Extend& extend : batch.extends) {
-    Put(out, extend.begin);
-    Put(out, extend.decode ? 1 : 0);
-    Put(out, static_cast<int64_t>(extend.logits));
-    Put(out, int64_t{extend.dp});
-    Put(out, extend.tokens);
-    Put(out, extend.pages);
+bool IsControl(const std::string& operation) {
+  for (const CollectiveName& name : {kHeader, kBatch, kCountsSize, kCounts}) {
+    if (operation == name.operation) return true;
   }
-  return out;
+  return false;
+}
+
+std::string EncodeBatch(const Batch& batch) {
+  WireWriter out;
+  out.Put(static_cast<int64_t>(batch.extends.size()));
+  for (const Extend& extend : batch.extends) {
+    out.Put(extend.begin);
+    out.Put(int64_t{extend.decode});
+    out.Put(static_cast<int64_t>(extend.logits));
+    out.Put(int64_t{extend.dp});
+    out.Put(extend.tokens);
+    out.Put(extend.pages);
+  }
+  return std::move(out.bytes());
 }
 
 StatusOr<Batch> DecodeBatch(const std::string& bytes) {
   const Status broken = InternalError("a step from host 0 is not readable");
-  Reader reader(bytes);
+  WireReader reader(bytes);
   Batch batch;
   int64_t count = 0;
   if (!reader.Get(count) || count < 0) return broken;
@@ -151,6 +140,48 @@ void StepBroadcaster::StepEnded(bool ok) {
   mutex_.unlock();
 }
 
+template <typename Body>
+void StepBroadcaster::BetweenSteps(const Body& body) {
+  const std::lock_guard lock(mutex_);
+  if (const Status status = lost(); !status.ok()) throw StepFailed(status.message());
+  try {
+    body();
+  } catch (const StepFailed&) {
+    failed_ = true;
+    throw;
+  }
+}
+
+void StepBroadcaster::ClearCounts(const std::function<void()>& mine) {
+  BetweenSteps([&] {
+    SendHeader(hosts_, {Header::kClearCounts, 0});
+    mine();
+  });
+}
+
+std::vector<std::string> StepBroadcaster::GatherCounts(const std::function<std::string()>& mine) {
+  const auto count = static_cast<size_t>(hosts_.size());
+  std::vector<std::string> counts(count);
+  BetweenSteps([&] {
+    counts[0] = mine();
+    SendHeader(hosts_, {Header::kSendCounts, 0});
+    std::vector<int64_t> sizes(count, 0);
+    std::vector<Incoming> from(count);
+    for (size_t host = 1; host < count; ++host) from[host] = {&sizes[host], sizeof(int64_t)};
+    ToFirstHost(hosts_, kCountsSize, nullptr, 0, from);
+    for (size_t host = 1; host < count; ++host) {
+      if (sizes[host] < 0 || sizes[host] > kMostCounts) {
+        throw StepFailed(Text("host ", host, " wants to send counts of ", sizes[host],
+                              " bytes; expected at most ", kMostCounts));
+      }
+      counts[host].resize(static_cast<size_t>(sizes[host]));
+      from[host] = {counts[host].data(), sizes[host]};
+    }
+    ToFirstHost(hosts_, kCounts, nullptr, 0, from);
+  });
+  return counts;
+}
+
 Status StepBroadcaster::lost() const {
   const std::lock_guard lock(lost_mutex_);
   return lost_;
@@ -179,12 +210,23 @@ void StepBroadcaster::Beat() {
   }
 }
 
-std::optional<Batch> ReceiveStep(Communicator& hosts) {
+std::optional<Batch> ReceiveStep(Communicator& hosts, const FollowerCounts& counts) {
   for (;;) {
     Header header;
     FromFirstHost(hosts, kHeader, nullptr, &header, sizeof(header), sizeof(int64_t));
     if (header.kind == Header::kEnd) return std::nullopt;
     if (header.kind == Header::kBeat) continue;
+    if (header.kind == Header::kClearCounts) {
+      counts.clear();
+      continue;
+    }
+    if (header.kind == Header::kSendCounts) {
+      const std::string mine = counts.encode();
+      const auto size = static_cast<int64_t>(mine.size());
+      ToFirstHost(hosts, kCountsSize, &size, sizeof(size), {});
+      ToFirstHost(hosts, kCounts, mine.data(), size, {});
+      continue;
+    }
     std::string bytes(static_cast<size_t>(std::max<int64_t>(header.bytes, 0)), '\0');
     FromFirstHost(hosts, kBatch, nullptr, bytes.data(), header.bytes, 0);
     StatusOr<Batch> batch = DecodeBatch(bytes);

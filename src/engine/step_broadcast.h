@@ -3,10 +3,12 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "model/batch.h"
 #include "parallel/communicator.h"
@@ -30,11 +32,17 @@ class StepBroadcaster {
   // the step. Throws StepFailed, also if a host was lost since the last step.
   void Send(const Batch& batch);
   void StepEnded(bool ok);
+  // Between steps: all hosts clear what they count, or tell it; result[host]. `mine` is host 0's
+  // own part. Both throw StepFailed.
+  void ClearCounts(const std::function<void()>& mine);
+  std::vector<std::string> GatherCounts(const std::function<std::string()>& mine);
   // Not ok once a host was lost between steps; says which. From any thread, without waiting.
   Status lost() const;
 
  private:
   void Beat();
+  template <typename Body>
+  void BetweenSteps(const Body& body);
 
   Communicator& hosts_;
   std::mutex mutex_;     // held by who uses hosts_: a step or a beat
@@ -47,8 +55,17 @@ class StepBroadcaster {
   std::thread thread_;
 };
 
+// What another host does when host 0 asks about counts.
+struct FollowerCounts {
+  std::function<void()> clear;
+  std::function<std::string()> encode;
+};
+
+// Whether an operation of the hosts' communicator is of this file, and no part of a step's work.
+bool IsControl(const std::string& operation);
+
 // Another host's side: waits for the next step. Nothing: the end. Throws StepFailed, also if host 0
 // is not heard of for as long as the communicator's time-out.
-std::optional<Batch> ReceiveStep(Communicator& hosts);
+std::optional<Batch> ReceiveStep(Communicator& hosts, const FollowerCounts& counts);
 
 }  // namespace causeway

@@ -11,6 +11,29 @@ namespace {
 constexpr int64_t kAbsorbedRows = 512;
 constexpr int64_t kMaterialisedRows = 4096;
 
+// Whether queries of an extend attend to materialised heads, and rows of such a block.
+bool Materialises(const Extend& extend, bool dense_model) { return dense_model && !extend.decode; }
+int64_t BlockRows(bool materialised) { return materialised ? kMaterialisedRows : kAbsorbedRows; }
+
+// How many blocks the rank of these slices makes.
+int64_t BlocksOf(const Batch& batch, const std::vector<Slice>& slices, bool dense_model) {
+  int64_t blocks = 0;
+  int64_t room = 0;  // in the last one
+  bool last = false;
+  for (const Slice& slice : slices) {
+    const int64_t rows = slice.end - slice.begin;
+    const bool materialised =
+        Materialises(batch.extends[static_cast<size_t>(slice.extend)], dense_model);
+    const int64_t limit = BlockRows(materialised);
+    if (materialised != last && rows > 0) room = 0;
+    if (rows > 0) last = materialised;
+    const int64_t more = std::max<int64_t>(0, (rows - room + limit - 1) / limit);
+    blocks += more;
+    room += more * limit - rows;
+  }
+  return blocks;
+}
+
 }  // namespace
 
 LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const StepSlices& all,
@@ -19,12 +42,15 @@ LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const S
   for (int other = 0; other < layout.world(); ++other) {
     int64_t tokens = 0;
     for (const Slice& s : all[static_cast<size_t>(other)]) tokens += s.end - s.begin;
+    most_rows = std::max(most_rows, tokens);
+    most_blocks =
+        std::max(most_blocks, BlocksOf(batch, all[static_cast<size_t>(other)], dense_model));
     home_rows.push_back(ShareOf(tokens, layout.PlaceOf(other).tp, layout.tp).size());
   }
   for (size_t s = 0; s < slices.size(); ++s) {
     const bool materialised =
-        dense_model && !batch.extends[static_cast<size_t>(slices[s].extend)].decode;
-    const int64_t limit = materialised ? kMaterialisedRows : kAbsorbedRows;
+        Materialises(batch.extends[static_cast<size_t>(slices[s].extend)], dense_model);
+    const int64_t limit = BlockRows(materialised);
     slice_row.push_back(rows());
     for (int64_t p = slices[s].begin; p < slices[s].end; ++p) {
       if (blocks.empty() || blocks.back().materialised != materialised ||
@@ -36,6 +62,8 @@ LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const S
       position.push_back(static_cast<int32_t>(p));
     }
   }
+  CHECK(static_cast<int64_t>(blocks.size()) == BlocksOf(batch, slices, dense_model), blocks.size(),
+        " blocks of rank ", rank);
 }
 
 namespace {
@@ -137,19 +165,27 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
     CountKeys(step);
     keys_ready = true;
   };
+  const auto add_output = [&](const Rows& attended, View<float, 2> rows) {
+    const TraceZone zone(trace_, "o_proj", exchange.layer);
+    AddRowParallel({"o_proj", exchange.layer}, attended, weights_.layer(index).attention.o,
+                   heads_.begin * config_.v_head_dim, o_sums_[static_cast<size_t>(index)], rows);
+  };
+  const int64_t attended_columns = heads_.size() * config_.v_head_dim;
   for (const LocalStep::Block& block : step.blocks) {
     const ArenaScope block_scope(arena_);
     const View<float, 2> rows = x.Slice(block.begin, block.end);
     const Queries queries = MakeQueries(index, step, block, rows);
     wait_for_keys();
     const Selection selected = Select(index, step, block, rows, queries, pages);
-    const Rows attended = arena_.Matrix(type_, block.rows(), heads_.size() * config_.v_head_dim);
+    const Rows attended = arena_.Matrix(type_, block.rows(), attended_columns);
     Attend(index, step, block, queries, selected, pages, attended);
-    const TraceZone zone(trace_, "o_proj", exchange.layer);
-    AddRowParallel({"o_proj", exchange.layer}, attended, weights_.layer(index).attention.o,
-                   heads_.begin * config_.v_head_dim, o_sums_[static_cast<size_t>(index)], rows);
+    add_output(attended, rows);
   }
   wait_for_keys();  // a rank without tokens takes part in the exchange all the same
+  const auto own_blocks = static_cast<int64_t>(step.blocks.size());
+  for (int64_t i = own_blocks; i < tp_.SumsOf(own_blocks, step.most_blocks); ++i) {
+    add_output(arena_.Matrix(type_, 0, attended_columns), x.Slice(x.dim(0), x.dim(0)));
+  }
 
   FeedForward(index, step, x);
 }

@@ -41,6 +41,8 @@ struct LocalStep {
   std::vector<int32_t> position;   // per row
   std::vector<Block> blocks;       // all rows, in order
 
+  int64_t most_blocks = 0;         // of any rank of the world
+  int64_t most_rows = 0;           // the same
   std::vector<int64_t> home_rows;  // of each rank of the world: tokens whose experts it adds up
 
   // `rank` computes slices[rank] of the batch.
@@ -129,7 +131,7 @@ class Forward {
 
   // moe.cc
   void FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x);
-  void DenseMlp(int64_t layer, View<float, 2> x);
+  void DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x);
   void SharedExpert(const MlpWeights& weights, const Rows& h, View<float, 2> x);
   RoutedTokens RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row,
                            const Rows& exact, const Rows& h);

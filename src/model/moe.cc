@@ -23,7 +23,7 @@ constexpr int64_t kExpertRows = 128;
 void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x) {
   const LayerWeights& w = weights_.layer(layer);
   if (!w.is_moe) {
-    DenseMlp(layer, x);
+    DenseMlp(layer, step, x);
     return;
   }
   // The ranks of a TP group hold the same tokens; here each is home to some of them.
@@ -60,14 +60,15 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
 }
 
 // x += down(silu(gate(h)) * up(h)), the inner columns cut over the TP group.
-void Forward::DenseMlp(int64_t layer, View<float, 2> x) {
+void Forward::DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x) {
   const LayerWeights& w = weights_.layer(layer);
   const auto layer_number = static_cast<int32_t>(layer);
   const TraceZone zone(trace_, "dense mlp", layer_number);
   const int64_t up = weights_.share().inner.size();  // where up's rows begin, after gate's
-  for (int64_t begin = 0; begin < x.dim(0); begin += kMlpRows) {
+  for (int64_t begin = 0; begin < tp_.SumsOf(x.dim(0), step.most_rows); begin += kMlpRows) {
     const ArenaScope scope(arena_);
-    const View<float, 2> rows = x.Slice(begin, std::min(x.dim(0), begin + kMlpRows));
+    const int64_t first = std::min(x.dim(0), begin);
+    const View<float, 2> rows = x.Slice(first, std::min(x.dim(0), first + kMlpRows));
     const Activation h =
         ops_.Prepare(Normed(rows, w.post_attention_norm, type_), w.mlp.gate_up.type(), arena_);
     const Rows product = arena_.Matrix(type_, rows.dim(0), inner_.size());

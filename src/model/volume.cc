@@ -1,6 +1,8 @@
 #include "model/volume.h"
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <set>
 
 namespace causeway {
@@ -29,54 +31,148 @@ std::vector<std::vector<int64_t>> HomeTokens(const Layout& layout, const Batch& 
   return homes;
 }
 
-// Rows and slots that leave their homes' parts in one layer.
+// Between what tokens travel: parts of the experts, or hosts.
+struct Places {
+  int count = 0;
+  std::function<int(int home)> of_home;
+  std::function<int(int home, int part)> of_part;  // where a part's worker for this home is
+};
+
+Places PartsOf(const Layout& layout) {
+  return {layout.ep, [&layout](int home) { return layout.ExpertPartOf(home); },
+          [](int, int part) { return part; }};
+}
+
+Places HostsOf(const Layout& layout) {
+  return {layout.hosts, [&layout](int home) { return layout.HostOf(home); },
+          [&layout](int home, int part) { return layout.HostOf(layout.ExpertRank(home, part)); }};
+}
+
+// Rows and slots that leave their homes' places.
 struct Travel {
   double rows = 0;
   double slots = 0;
 };
 
-Travel EvenTravel(const ModelConfig& config, const Layout& layout, const ExpertPlacement& placement,
+// Of one layer, all choices of the gate equally likely.
+Travel EvenTravel(const ModelConfig& config, const Places& places, const ExpertPlacement& placement,
                   int64_t layer, const std::vector<std::vector<int64_t>>& homes) {
   Travel travel;
-  for (int own = 0; own < layout.ep; ++own) {  // the part of a home
-    const int first_home = own * layout.expert_copies();
-    double tokens = 0;
-    for (int home = first_home; home < first_home + layout.expert_copies(); ++home) {
-      tokens += static_cast<double>(homes[static_cast<size_t>(home)].size());
+  std::map<std::vector<bool>, double> chances;  // that a token has none of these experts
+  for (size_t h = 0; h < homes.size(); ++h) {
+    const auto tokens = static_cast<double>(homes[h].size());
+    if (homes[h].empty()) continue;
+    const int home = static_cast<int>(h);
+    // The experts that each place computes for this home.
+    std::vector<std::vector<bool>> there(
+        static_cast<size_t>(places.count),
+        std::vector<bool>(static_cast<size_t>(config.n_routed_experts)));
+    for (int32_t e = 0; e < config.n_routed_experts; ++e) {
+      const int place = places.of_part(home, placement.PartOf(layer, e, home));
+      there[static_cast<size_t>(place)][static_cast<size_t>(e)] = true;
     }
-    for (int part = 0; part < layout.ep && tokens > 0; ++part) {
-      if (part == own) continue;
-      std::vector<bool> there(static_cast<size_t>(config.n_routed_experts));
-      for (int32_t e = 0; e < config.n_routed_experts; ++e) {
-        there[static_cast<size_t>(e)] = placement.PartOf(layer, e, first_home) == part;
+    for (int place = 0; place < places.count; ++place) {
+      if (place == places.of_home(home)) continue;
+      const std::vector<bool>& held = there[static_cast<size_t>(place)];
+      auto chance = chances.find(held);
+      if (chance == chances.end()) {
+        chance = chances.emplace(held, ChanceOfNone(config, held)).first;
       }
-      const auto experts = std::count(there.begin(), there.end(), true);
-      travel.rows += tokens * (1.0 - ChanceOfNone(config, there));
-      travel.slots += tokens * static_cast<double>(config.num_experts_per_tok * experts) /
+      travel.rows += tokens * (1.0 - chance->second);
+      travel.slots += tokens *
+                      static_cast<double>(config.num_experts_per_tok *
+                                          std::count(held.begin(), held.end(), true)) /
                       static_cast<double>(config.n_routed_experts);
     }
   }
   return travel;
 }
 
-Travel TravelOf(const ModelConfig& config, const Layout& layout, const ExpertPlacement& placement,
-                int64_t layer, const std::vector<std::vector<int64_t>>& homes,
-                const std::vector<int32_t>& choices) {
+// Of one layer, with the experts that its tokens chose.
+Travel ChosenTravel(const ModelConfig& config, const Places& places,
+                    const ExpertPlacement& placement, int64_t layer,
+                    const std::vector<std::vector<int64_t>>& homes,
+                    const std::vector<int32_t>& choices) {
   Travel travel;
   const int64_t active = config.num_experts_per_tok;
-  for (int home = 0; home < layout.world(); ++home) {
-    for (int64_t token : homes[static_cast<size_t>(home)]) {
-      std::set<int> parts;
+  for (size_t h = 0; h < homes.size(); ++h) {
+    const int home = static_cast<int>(h);
+    for (int64_t token : homes[h]) {
+      std::set<int> elsewhere;
       for (int64_t slot = token * active; slot < (token + 1) * active; ++slot) {
         const int part = placement.PartOf(layer, choices[static_cast<size_t>(slot)], home);
-        if (part == layout.ExpertPartOf(home)) continue;
+        const int place = places.of_part(home, part);
+        if (place == places.of_home(home)) continue;
         travel.slots += 1;
-        parts.insert(part);
+        elsewhere.insert(place);
       }
-      travel.rows += static_cast<double>(parts.size());
+      travel.rows += static_cast<double>(elsewhere.size());
     }
   }
   return travel;
+}
+
+// Of all layers.
+Travel TravelOf(const ModelConfig& config, const Layout& layout, const Places& places,
+                const ExpertPlacement& placement, const std::vector<std::vector<int64_t>>& homes,
+                const std::vector<std::vector<int32_t>>* choices) {
+  Travel travel;
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    if (!config.IsMoe(layer) || !layout.tokens_travel()) continue;
+    const Travel of_layer = choices == nullptr
+                                ? EvenTravel(config, places, placement, layer, homes)
+                                : ChosenTravel(config, places, placement, layer, homes,
+                                               (*choices)[static_cast<size_t>(layer)]);
+    travel.rows += of_layer.rows;
+    travel.slots += of_layer.slots;
+  }
+  return travel;
+}
+
+double MoeLayers(const ModelConfig& config) {
+  double count = 0;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) count += config.IsMoe(i) ? 1 : 0;
+  return count;
+}
+
+// Bytes of a row as experts read it: int8 is padded to groups of four and comes with a scale.
+double DispatchedRow(const ModelConfig& config, const VolumeTypes& types) {
+  return static_cast<double>(types.int8 ? (config.hidden_size + 3) / 4 * 4 + 4
+                                        : config.hidden_size * SizeOf(types.mode));
+}
+
+double WantedRows(const Batch& batch) {
+  double wanted = 0;
+  for (const Extend& extend : batch.extends) {
+    if (extend.tokens.empty()) continue;
+    if (extend.logits == LogitsWanted::kAll) wanted += static_cast<double>(extend.tokens.size());
+    if (extend.logits == LogitsWanted::kLast) wanted += 1;
+  }
+  return wanted;
+}
+
+// (token, host) pairs where the host will read the token's keys, now or in later steps, and none of
+// its ranks computes them.
+double KeysAbroad(const Layout& layout, const Batch& batch, const StepSlices& slices) {
+  double pairs = 0;
+  for (size_t i = 0; i < batch.extends.size(); ++i) {
+    const Extend& extend = batch.extends[i];
+    std::vector<std::set<int>> computed(extend.tokens.size());  // on which hosts
+    std::set<int> readers;
+    for (int rank = 0; rank < layout.world(); ++rank) {
+      if (layout.PlaceOf(rank).dp == extend.dp) readers.insert(layout.HostOf(rank));
+      for (const Slice& slice : slices[static_cast<size_t>(rank)]) {
+        if (static_cast<size_t>(slice.extend) != i) continue;
+        for (int64_t p = slice.begin; p < slice.end; ++p) {
+          computed[static_cast<size_t>(p - extend.begin)].insert(layout.HostOf(rank));
+        }
+      }
+    }
+    for (const std::set<int>& hosts : computed) {
+      pairs += static_cast<double>(readers.size() - hosts.size());
+    }
+  }
+  return pairs;
 }
 
 }  // namespace
@@ -125,8 +221,7 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
                                    const std::vector<std::vector<int32_t>>* choices) {
   const auto tokens = static_cast<double>(batch.tokens());
   const auto layers = static_cast<double>(config.num_hidden_layers);
-  double moe_layers = 0;
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) moe_layers += config.IsMoe(i) ? 1 : 0;
+  const double moe_layers = MoeLayers(config);
   const auto hidden = static_cast<double>(config.hidden_size);
   const auto active = static_cast<double>(config.num_experts_per_tok);
   const auto size = static_cast<double>(SizeOf(types.mode));
@@ -149,33 +244,60 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
   add("o_proj", layers * tokens * all_reduce);
   add("dense_mlp", (layers - moe_layers) * tokens * all_reduce);
 
-  const auto homes = HomeTokens(layout, batch, slices);
-  Travel travel;
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    if (!config.IsMoe(layer) || !layout.tokens_travel()) continue;
-    const Travel of_layer = choices == nullptr ? EvenTravel(config, layout, placement, layer, homes)
-                                               : TravelOf(config, layout, placement, layer, homes,
-                                                          (*choices)[static_cast<size_t>(layer)]);
-    travel.rows += of_layer.rows;
-    travel.slots += of_layer.slots;
-  }
-  // int8 rows are padded to groups of four and come with a scale.
-  const double row =
-      types.int8 ? static_cast<double>((config.hidden_size + 3) / 4 * 4 + 4) : hidden * size;
+  const Travel travel = TravelOf(config, layout, PartsOf(layout), placement,
+                                 HomeTokens(layout, batch, slices), choices);
   if (layout.tokens_travel()) {
     add("expert_choices", moe_layers * tokens * (layout.ep - 1) * active * 4);
-    add("expert_dispatch", travel.rows * row);
+    add("expert_dispatch", travel.rows * DispatchedRow(config, types));
     add("expert_combine", travel.slots * hidden * 4);
   }
   add("moe_rows", moe_layers * tokens * others * hidden * 4);
 
-  double wanted = 0;
-  for (const Extend& extend : batch.extends) {
-    if (extend.tokens.empty()) continue;
-    if (extend.logits == LogitsWanted::kAll) wanted += static_cast<double>(extend.tokens.size());
-    if (extend.logits == LogitsWanted::kLast) wanted += 1;
+  add("hidden_exchange", WantedRows(batch) * (layout.world() - 1) * hidden * size);
+  return out;
+}
+
+std::vector<Volume> PredictHostVolumes(const ModelConfig& config, const VolumeTypes& types,
+                                       const Layout& layout, const ExpertPlacement& placement,
+                                       const Batch& batch, const StepSlices& slices,
+                                       const std::vector<std::vector<int32_t>>* choices) {
+  std::vector<Volume> out;
+  const auto add = [&](const char* operation, double bytes) {
+    if (bytes > 0) out.push_back({operation, bytes});
+  };
+  const auto tokens = static_cast<double>(batch.tokens());
+  const auto layers = static_cast<double>(config.num_hidden_layers);
+  const double moe_layers = MoeLayers(config);
+  const auto hidden = static_cast<double>(config.hidden_size);
+  const auto size = static_cast<double>(SizeOf(types.mode));
+  const double other_hosts = layout.hosts - 1;
+
+  const auto key =
+      static_cast<double>(config.latent_dim() + (config.sparse() ? config.index_head_dim : 0));
+  add("kv_exchange", layers * KeysAbroad(layout, batch, slices) * key * size);
+
+  const double of_group = std::max(1, layout.tp / layout.ranks_per_host());  // hosts
+  const double all_reduce =
+      2 * hidden * (of_group - 1) * 4 + (types.int8 ? of_group * (of_group - 1) * 4 : 0);
+  add("o_proj", layers * tokens * all_reduce);
+  add("dense_mlp", (layers - moe_layers) * tokens * all_reduce);
+  add("moe_rows", moe_layers * tokens * (of_group - 1) * hidden * 4);
+
+  if (layout.tokens_travel()) {
+    const Travel travel = TravelOf(config, layout, HostsOf(layout), placement,
+                                   HomeTokens(layout, batch, slices), choices);
+    const double ids = static_cast<double>(config.num_experts_per_tok) * 4;
+    const double rows =
+        layout.moe_a2a == MoeA2a::kAllToAll ? travel.rows : moe_layers * tokens * other_hosts;
+    add("expert_dispatch",
+        moe_layers * tokens * other_hosts * ids + rows * DispatchedRow(config, types));
+    add("expert_combine", travel.slots * hidden * 4);
   }
-  add("hidden_exchange", wanted * (layout.world() - 1) * hidden * size);
+
+  const Range panels = WeightShare::Of(config, layout, 0).head_panels;  // of host 0, from 0 on
+  const int64_t abroad = std::max<int64_t>(0, config.vocab_size - panels.end * kPanel);
+  add("hidden_exchange", WantedRows(batch) * other_hosts * hidden * size);
+  add("logits_exchange", WantedRows(batch) * static_cast<double>(abroad) * 4);
   return out;
 }
 

@@ -45,6 +45,27 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
                                    const Batch& batch, const StepSlices& slices,
                                    const std::vector<std::vector<int32_t>>* choices);
 
+// The volumes that cross hosts in such a step, for a layout of H hosts whose TP groups lie on G
+// hosts each (1, or whole hosts), by operation of the hosts' communicator:
+//   kv_exchange       latent and index key of every new token, to each other host that has ranks of
+//                     its data-parallel group and computes no key of the token itself
+//   o_proj, dense_mlp all-reduce over G hosts: 2 * hidden * (G - 1) / G values a token and host,
+//   and
+//                     the rows' G - 1 other maxima for int8
+//   moe_rows          residual rows, from the host that is home to them to the G - 1 others
+//   expert_dispatch   the ids of a token's experts, to every other host; its row, to every other
+//   host
+//                     (alltoall: to those that compute one of its experts)
+//   expert_combine    a row of outputs for each expert computed on another host
+//   hidden_exchange   rows that want logits, to every other host
+//   logits_exchange   what other hosts hold of the head of each such row, to host 0
+// Nothing here follows from how the exchanges are made. Control (steps, signs of life) is not in
+// it.
+std::vector<Volume> PredictHostVolumes(const ModelConfig& config, const VolumeTypes& types,
+                                       const Layout& layout, const ExpertPlacement& placement,
+                                       const Batch& batch, const StepSlices& slices,
+                                       const std::vector<std::vector<int32_t>>* choices);
+
 // The chance that a token has none of these experts, experts[e] true, if all choices that the gate
 // can make are equally likely.
 double ChanceOfNone(const ModelConfig& config, const std::vector<bool>& experts);

@@ -34,6 +34,7 @@ struct Traffic {
   std::string operation;
   int64_t calls = 0;
   int64_t bytes = 0;  // sent to peers; what a rank sends to itself does not count
+  bool operator==(const Traffic&) const = default;
 };
 
 // One rank's end of a group. Used by that rank's thread only. Public methods check, keep the
@@ -67,6 +68,7 @@ class Communicator {
 
   // By operation, in the order of their first exchange.
   const std::vector<Traffic>& traffic() const { return traffic_; }
+  void ClearTraffic() { traffic_.clear(); }
 
   // Makes every present and later collective of the group throw StepFailed with this reason. From
   // any thread.

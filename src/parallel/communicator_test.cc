@@ -556,6 +556,8 @@ TEST_P(CommunicatorTest, TrafficIsCountedByOperationWithoutWhatStaysAtHome) {
     EXPECT_EQ(end->traffic()[1].operation, "pieces");
     EXPECT_EQ(end->traffic()[1].calls, 1);
     EXPECT_EQ(end->traffic()[1].bytes, PieceBytes(end->rank(), 1 - end->rank(), 0));
+    end->ClearTraffic();
+    EXPECT_TRUE(end->traffic().empty());
   }
 }
 

@@ -33,6 +33,7 @@ class HostThread {
     idle_.wait_until(lock, deadline.at(), [this] { return !acting_; });
   }
   void Abort(const std::string& reason) { hosts_.Abort(reason); }
+  TraceLane& action_times() { return action_times_; }
 
  private:
   struct Job {
@@ -49,7 +50,10 @@ class HostThread {
       }
       try {
         end_->Barrier(job->name);
-        if (job->action) Act(job->action);
+        if (job->action) {
+          const TraceZone zone(action_times_, job->name.operation, job->name.layer);
+          Act(job->action);
+        }
         end_->Barrier(job->name);
       } catch (const StepFailed& failure) {
         // The ranks of this host throw with this reason, and RankWorker::RunStep reports it.
@@ -78,6 +82,7 @@ class HostThread {
 
   const std::unique_ptr<Communicator> end_;
   Communicator& hosts_;
+  TraceLane action_times_;
   Queue<Job> jobs_{4};
   std::mutex mutex_;
   std::condition_variable idle_;
@@ -110,6 +115,10 @@ void RankLink::Wait() {
 
 void RankLink::Settle(Deadline deadline) {
   if (thread_ != nullptr) thread_->Settle(deadline);
+}
+
+TraceLane* RankLink::action_times() const {
+  return thread_ == nullptr ? nullptr : &thread_->action_times();
 }
 
 void RankLink::Abort(const std::string& reason) {

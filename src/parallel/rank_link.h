@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/trace.h"
 #include "parallel/communicator.h"
 
 namespace causeway {
@@ -48,6 +49,10 @@ class RankLink {
   const T* Shared(int index) const {
     return static_cast<const T*>((*board_)[static_cast<size_t>(index)].shared[round_ % 2]);
   }
+
+  // How long the actions took, by collective, from when all ranks of the host had arrived; null on
+  // one host. Only while no collective is under way.
+  TraceLane* action_times() const;
 
   // Makes every present and later collective throw StepFailed with this reason. From any thread.
   void Abort(const std::string& reason);

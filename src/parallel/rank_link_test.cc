@@ -4,6 +4,8 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 #include "parallel/simulated_hosts.h"
 
@@ -61,6 +63,27 @@ TEST(RankLink, BetweenArriveAndWaitARankComputesWhatOthersDoNotWaitFor) {
     EXPECT_EQ(wrong.load(), 0);
     EXPECT_EQ(before.load(), 2 * hosts);
   }
+}
+
+TEST(RankLink, TheTimeOfActionsIsKnownByCollectiveAndThatOfWaitingRanksIsNotInIt) {
+  SimulatedHosts world(RanksOn(2, 2));
+  const auto sleep_ms = [](int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); };
+  ExpectAllEndedWell(world.Run([&](int rank, RankLink& link) {
+    if (rank % 2 == 1) sleep_ms(1000);  // the other waits for it
+    for (int layer = 0; layer < 2; ++layer) {
+      link.Barrier({"slow", layer}, nullptr, [&](Communicator&) { sleep_ms(20); });
+    }
+    link.Barrier({"none"});
+  }));
+  for (int rank = 0; rank < 4; ++rank) {
+    TraceLane& times = *world.link(rank).action_times();
+    ASSERT_EQ(times.sums().size(), 1u);
+    EXPECT_STREQ(times.sums()[0].name, "slow");
+    EXPECT_EQ(times.sums()[0].calls, 2);
+    EXPECT_GE(times.sums()[0].ns, 40'000'000);
+    EXPECT_LT(times.sums()[0].ns, 1'000'000'000);
+  }
+  EXPECT_EQ(SimulatedHosts(RanksOn(1, 2)).link(0).action_times(), nullptr);
 }
 
 TEST(RankLink, OneHostRunsNoAction) {

@@ -6,6 +6,21 @@
 #include "base/check.h"
 
 namespace causeway {
+namespace {
+
+// pieces[0][i] = the sum of all pieces[*][i], added as a binary tree.
+template <typename T>
+void AddTree(std::vector<Buffer>& pieces, int64_t count) {
+  for (size_t step = 1; step < pieces.size(); step *= 2) {
+    for (size_t i = 0; i < pieces.size(); i += 2 * step) {
+      T* lower = pieces[i].as<T>();
+      const T* upper = pieces[i + step].as<T>();
+      for (int64_t c = 0; c < count; ++c) lower[c] = lower[c] + upper[c];
+    }
+  }
+}
+
+}  // namespace
 
 TensorGroup::TensorGroup(RankLink& link, const Layout& layout, int rank, ReadCounts& reads)
     : link_(link),
@@ -47,22 +62,41 @@ const T* TensorGroup::TreeSum(CollectiveName name, int64_t rows, int64_t cols) {
   reads_.Add(name.operation, (range.size() * (ranks - 1) + rows - range.size()) * cols *
                                  static_cast<int64_t>(sizeof(T)));
   T* sums = parts[0];
-  const int64_t count = rows * cols;
   const HostAction add_hosts = [&](Communicator& hosts) {
-    if (!spans_hosts() || count == 0) return;
-    std::vector<Buffer> sent =
-        ExchangeBetweenHosts(hosts, name, sums, count * static_cast<int64_t>(sizeof(T)));
-    for (size_t step = 1; step < sent.size(); step *= 2) {
-      for (size_t i = 0; i < sent.size(); i += 2 * step) {
-        T* lower = sent[i].as<T>();
-        const T* upper = sent[i + step].as<T>();
-        for (int64_t c = 0; c < count; ++c) lower[c] = lower[c] + upper[c];
-      }
-    }
-    std::memcpy(sums, sent[0].data(), static_cast<size_t>(count) * sizeof(T));
+    if (spans_hosts()) AddHosts(hosts, name, sums, rows * cols);
   };
   link_.Barrier(name, mine, add_hosts);
   return sums;
+}
+
+// Two hosts send each other everything. More would send more than they must: there each host adds
+// up its share and hands the sums on. Either way 2 * (hosts - 1) * count values travel.
+template <typename T>
+void TensorGroup::AddHosts(Communicator& hosts, CollectiveName name, T* data, int64_t count) const {
+  constexpr auto kSize = static_cast<int64_t>(sizeof(T));
+  if (host_count() == 2) {
+    std::vector<Buffer> sent = ExchangeBetweenHosts(hosts, name, data, count * kSize);
+    AddTree<T>(sent, count);
+    if (count > 0) std::memcpy(data, sent[0].data(), static_cast<size_t>(count * kSize));
+    return;
+  }
+  const Range own = ShareOf(count, host_index(), host_count());
+  std::vector<Buffer> parts;
+  for (int i = 0; i < host_count(); ++i) parts.emplace_back(own.size() * kSize);
+  std::vector<Outgoing> to(static_cast<size_t>(hosts.size()));
+  std::vector<Incoming> from(to.size());
+  for (int i = 0; i < host_count(); ++i) {
+    const auto host = static_cast<size_t>(first_host_ + i);
+    const Range range = ShareOf(count, i, host_count());
+    if (range.size() > 0) to[host] = {data + range.begin, range.size() * kSize};
+    from[host] = {parts[static_cast<size_t>(i)].data(), own.size() * kSize};
+  }
+  hosts.Exchange(name, to, from);
+  AddTree<T>(parts, own.size());
+  if (own.size() > 0) {
+    std::memcpy(data + own.begin, parts[0].data(), static_cast<size_t>(own.size() * kSize));
+  }
+  GatherFromHosts(hosts, name, data, count, kSize);
 }
 
 void TensorGroup::AddTreeSum(CollectiveName name, int64_t rows, int64_t cols, View<float, 2> out) {
@@ -132,10 +166,7 @@ void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, i
   const HostAction from_hosts = [&](Communicator& hosts) {
     if (!spans_hosts()) return;
     for (int i = 1; i < ranks; ++i) copy_from(link_.Shared<char>(i), first + i);
-    const std::vector<Buffer> sent = ExchangeBetweenHosts(hosts, name, data, rows * row_bytes);
-    for (int rank = 0; rank < size_; ++rank) {
-      copy_from(sent[static_cast<size_t>(rank / ranks)].data(), rank);
-    }
+    GatherFromHosts(hosts, name, data, rows, row_bytes);
   };
   link_.Barrier(name, data, from_hosts);
   for (int rank = 0; rank < size_; ++rank) {
@@ -150,18 +181,35 @@ void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, i
 
 std::vector<Buffer> TensorGroup::ExchangeBetweenHosts(Communicator& hosts, CollectiveName name,
                                                       const void* data, int64_t bytes) const {
-  const int count = size_ / link_.size();
   std::vector<Buffer> received;
-  for (int i = 0; i < count; ++i) received.emplace_back(bytes);
+  for (int i = 0; i < host_count(); ++i) received.emplace_back(bytes);
   std::vector<Outgoing> to(static_cast<size_t>(hosts.size()));
   std::vector<Incoming> from(static_cast<size_t>(hosts.size()));
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < host_count(); ++i) {
     const auto host = static_cast<size_t>(first_host_ + i);
     to[host] = {data, bytes};
     from[host] = {received[static_cast<size_t>(i)].data(), bytes};
   }
   hosts.Exchange(name, to, from);
   return received;
+}
+
+void TensorGroup::GatherFromHosts(Communicator& hosts, CollectiveName name, void* data,
+                                  int64_t total, int64_t item_bytes) const {
+  char* bytes = static_cast<char*>(data);
+  const Range own = ShareOf(total, host_index(), host_count());
+  std::vector<Outgoing> to(static_cast<size_t>(hosts.size()));
+  std::vector<Incoming> from(to.size());
+  for (int i = 0; i < host_count(); ++i) {
+    if (i == host_index()) continue;
+    const auto host = static_cast<size_t>(first_host_ + i);
+    const Range theirs = ShareOf(total, i, host_count());
+    if (own.size() > 0) to[host] = {bytes + own.begin * item_bytes, own.size() * item_bytes};
+    if (theirs.size() > 0) {
+      from[host] = {bytes + theirs.begin * item_bytes, theirs.size() * item_bytes};
+    }
+  }
+  hosts.Exchange(name, to, from);
 }
 
 }  // namespace causeway

@@ -31,6 +31,11 @@ class TensorGroup {
   Range HostRows(int64_t rows) const { return ShareOf(rows, link_.index(), link_.size()); }
   Range HomeRows(int64_t rows) const { return ShareOf(rows, index_, size_); }
 
+  // How many sums a rank has to make that needs `own` of them, and of all ranks of the world none
+  // more than `most`. Between hosts all groups call the same exchanges in the same order, so that
+  // there those with fewer sums make some of no rows.
+  int64_t SumsOf(int64_t own, int64_t most) const { return spans_hosts() ? most : own; }
+
   // Memory [rows, cols] for this rank's part of a sum, f32 or int32; good until the second next
   // call.
   void* Partial(int64_t rows, int64_t cols);
@@ -50,10 +55,19 @@ class TensorGroup {
   // The sum of all parts, [rows, cols].
   template <typename T>
   const T* TreeSum(CollectiveName name, int64_t rows, int64_t cols);
+  // data[count] of each host is added up in a binary tree over the hosts of the group.
+  template <typename T>
+  void AddHosts(Communicator& hosts, CollectiveName name, T* data, int64_t count) const;
   // Sends `bytes` to each other host of the group and returns what each sent, this host's own
   // included, in the order of hosts.
   std::vector<Buffer> ExchangeBetweenHosts(Communicator& hosts, CollectiveName name,
                                            const void* data, int64_t bytes) const;
+  // Of `total` items that are cut over the hosts of the group, the share of each comes to all;
+  // data [total, item_bytes].
+  void GatherFromHosts(Communicator& hosts, CollectiveName name, void* data, int64_t total,
+                       int64_t item_bytes) const;
+  int host_count() const { return size_ / link_.size(); }
+  int host_index() const { return index_ / link_.size(); }
   bool spans_hosts() const { return link_.size() < size_; }
 
   RankLink& link_;
