@@ -162,13 +162,15 @@ TEST_F(EvalTest, AHostThatIsKilledIsNamedWithTheFlagsOfItsCase) {
 TEST_F(EvalTest, AHostThatStallsEndsItsCaseInTime) {
   auto program = StartLayouts({"--processes", "2", "--sample", "0", "--case-timeout", "4"});
   SignalHostsUntilTheEnd(*program, SIGSTOP);
-  // Host 0 gives up first and says for whom it waited.
-  ExpectError(*program, {"--nnodes 2", "host 0 of 2: exit code 1: ", "host 1"});
+  // Most often host 0 gives up first and says for whom it waited.
+  ExpectError(*program, {"--nnodes 2", "host 1"});
   EXPECT_TRUE(Hosts("1").empty()) << "the stalled host outlives the command";
 }
 
 TEST_F(EvalTest, NoHostOutlivesTheCommand) {
+  setenv("TMPDIR", files_.path().c_str(), 1);  // for what a killed program leaves there
   auto program = StartLayouts({"--processes", "4", "--sample", "0"});
+  unsetenv("TMPDIR");
   ASSERT_NE(WaitForHost("3"), 0) << program->Stderr();
   program->Signal(SIGKILL);
   program->Wait(Deadline::AfterMs(kDeadlineMs));
