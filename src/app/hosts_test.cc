@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "app/host_processes.h"
 #include "app/program.h"
 #include "base/check.h"
 #include "checkpoint/temporary_directory.h"
@@ -43,16 +44,10 @@ double SecondsSince(Clock::time_point begin) {
 
 void SleepMs(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
-// Nobody listens there now, and the next search gives another one.
 std::string FreeAddress() {
-  const auto socket = ListenAt("127.0.0.1:0");
-  CHECK(socket.ok(), socket.status().message());
-  return Text("127.0.0.1:", PortOf(*socket));
-}
-
-Words HostFlags(int count, int host, const std::string& address) {
-  return {"--nnodes",           std::to_string(count), "--node-rank",
-          std::to_string(host), "--dist-init-addr",    address};
+  const auto address = FreeLoopbackAddress();
+  CHECK(address.ok(), address.status().message());
+  return *address;
 }
 
 Words operator+(Words a, const Words& b) {

@@ -6,6 +6,7 @@
 
 #include "app/command.h"
 #include "app/flags.h"
+#include "app/report.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/writer.h"
 
@@ -115,20 +116,15 @@ Status RunLogits(const LogitsFlags& flags) {
                            {"layout", host->ranks().layout().ToString()},
                            {"tokens", count},
                            {"vocab_size", config.vocab_size}};
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over the bytes of the logits
-  for (size_t i = 0; i < logits.size() * 4; ++i) {
-    hash = (hash ^ reinterpret_cast<const uint8_t*>(logits.data())[i]) * 0x100000001b3u;
-  }
-  char text[32];
-  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(hash));
-  report["logits_hash"] = text;
+  const std::string hash = LogitsHash(logits);
+  report["logits_hash"] = hash;
   if (!flags.output.empty()) {
     CAUSEWAY_RETURN_IF_ERROR(WriteOutput(flags, config, logits, capture, count));
     report["output"] = flags.output;
   }
   if (!flags.json) {
     std::printf("%lld tokens, layout %s, logits hash %s\n", static_cast<long long>(count),
-                host->ranks().layout().ToString().c_str(), text);
+                host->ranks().layout().ToString().c_str(), hash.c_str());
   }
   if (!flags.compare.empty()) {
     CAUSEWAY_ASSIGN_OR_RETURN(const auto golden, Checkpoint::OpenFile(flags.compare));

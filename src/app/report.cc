@@ -100,6 +100,16 @@ nlohmann::json OperationJson(const OperationTimes& times) {
   return out;
 }
 
+std::string LogitsHash(const std::vector<float>& logits) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (size_t i = 0; i < logits.size() * sizeof(float); ++i) {
+    hash = (hash ^ reinterpret_cast<const uint8_t*>(logits.data())[i]) * 0x100000001b3u;
+  }
+  char text[32];
+  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(hash));
+  return text;
+}
+
 std::string HumanBytes(double bytes) {
   const char* units[] = {"B", "kB", "MB", "GB", "TB"};
   size_t unit = 0;

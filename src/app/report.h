@@ -1,4 +1,4 @@
-// What a prefill cost, as tables for people and JSON for machines.
+// What a prefill gave and cost, as tables for people and JSON for machines.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +31,9 @@ struct NamedTimes {
 std::string OperationTable(const std::vector<NamedTimes>& runs);
 
 nlohmann::json OperationJson(const OperationTimes& times);
+
+// 16 hexadecimal digits (FNV-1a) that differ where a bit of the logits does.
+std::string LogitsHash(const std::vector<float>& logits);
 
 // "1.50 GB", "12.0 MB".
 std::string HumanBytes(double bytes);

@@ -1,8 +1,10 @@
-// A directory for one test, removed with all it holds at the end.
+// A directory for one test or command, removed with all it holds at the end.
 #pragma once
 
 #include <stdlib.h>
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -14,8 +16,10 @@ namespace causeway {
 class TemporaryDirectory {
  public:
   TemporaryDirectory() {
-    std::string pattern = std::filesystem::temp_directory_path() / "causeway_test.XXXXXX";
-    CHECK(mkdtemp(pattern.data()) != nullptr, pattern);
+    std::string pattern = std::filesystem::temp_directory_path() / "causeway.XXXXXX";
+    if (mkdtemp(pattern.data()) == nullptr) {
+      throw StartError(Text("can't make the directory ", pattern, ": ", std::strerror(errno)));
+    }
     path_ = pattern;
   }
   ~TemporaryDirectory() {

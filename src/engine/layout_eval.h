@@ -11,7 +11,8 @@
 
 namespace causeway {
 
-// The flags of the command line that make this case.
+// The flags that make this case on the command line of `eval case`; on several hosts each needs its
+// --node-rank and --dist-init-addr too.
 std::string FlagsOf(const LayoutCase& one);
 
 // How the logits of a case are computed: in this process, or in several.

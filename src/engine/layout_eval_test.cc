@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 namespace causeway {
 namespace {
@@ -38,6 +39,53 @@ TEST(LayoutEval, EqualBitsAreCountedCaseByCase) {
   EXPECT_EQ(result->ran, 4);
   EXPECT_EQ(result->equal, 4);
   EXPECT_FALSE(result->first.has_value());
+}
+
+TEST(LayoutEval, EveryGroupGetsTheSamePartOfASampleAsFarAsItHasCases) {
+  const auto group = [](int hosts, int64_t size) {
+    std::vector<LayoutCase> cases(static_cast<size_t>(size));
+    for (int64_t i = 0; i < size; ++i) {
+      cases[static_cast<size_t>(i)] = {.layout = {.hosts = hosts}, .chunk = i};
+    }
+    return cases;
+  };
+  const auto sizes = [&](const std::vector<int64_t>& of_groups, int64_t count) {
+    std::vector<std::vector<LayoutCase>> groups;
+    for (size_t i = 0; i < of_groups.size(); ++i) {
+      groups.push_back(group(1 << i, of_groups[i]));
+    }
+    std::vector<int64_t> out;
+    const auto sample = SampleGroups(groups, count, 5);
+    for (size_t i = 0; i < sample.size(); ++i) {
+      out.push_back(static_cast<int64_t>(sample[i].size()));
+      std::set<int64_t> different;
+      for (const LayoutCase& one : sample[i]) {
+        EXPECT_EQ(one.layout.hosts, 1 << i);
+        different.insert(one.chunk);
+      }
+      EXPECT_EQ(different.size(), sample[i].size()) << "a case is drawn once at most";
+    }
+    return out;
+  };
+  EXPECT_EQ(sizes({1000, 500, 100}, 30), (std::vector<int64_t>{10, 10, 10}));
+  EXPECT_EQ(sizes({1000, 500, 100}, 200), (std::vector<int64_t>{67, 67, 66}));
+  EXPECT_EQ(sizes({1000, 500, 10}, 210), (std::vector<int64_t>{100, 100, 10}));
+  EXPECT_EQ(sizes({20, 5, 10}, 100), (std::vector<int64_t>{20, 5, 10}));
+  EXPECT_EQ(sizes({20}, 7), (std::vector<int64_t>{7}));
+}
+
+TEST(LayoutEval, TheSeedSaysWhichCasesOfAGroupAreDrawn) {
+  std::vector<LayoutCase> cases(200);
+  for (size_t i = 0; i < cases.size(); ++i) cases[i].chunk = static_cast<int64_t>(i);
+  const auto drawn = [&](uint64_t seed) {
+    std::vector<int64_t> chunks;
+    for (const auto& group : SampleGroups({cases, cases}, 20, seed)) {
+      for (const LayoutCase& one : group) chunks.push_back(one.chunk);
+    }
+    return chunks;
+  };
+  EXPECT_EQ(drawn(1), drawn(1));
+  EXPECT_NE(drawn(1), drawn(2));
 }
 
 TEST(LayoutEval, OneOtherBitIsFoundAndNamedWithItsPlaceAndFlags) {

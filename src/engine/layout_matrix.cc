@@ -1,6 +1,7 @@
 #include "engine/layout_matrix.h"
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 
 namespace causeway {
@@ -47,6 +48,21 @@ std::vector<LayoutCase> SampleCases(std::vector<LayoutCase> cases, int64_t count
   std::vector<LayoutCase> out;
   std::sample(cases.begin(), cases.end(), std::back_inserter(out), count, random);
   return out;
+}
+
+std::vector<std::vector<LayoutCase>> SampleGroups(std::vector<std::vector<LayoutCase>> groups,
+                                                  int64_t count, uint64_t seed) {
+  std::vector<size_t> by_size(groups.size());
+  std::iota(by_size.begin(), by_size.end(), size_t{0});
+  std::stable_sort(by_size.begin(), by_size.end(),
+                   [&](size_t a, size_t b) { return groups[a].size() < groups[b].size(); });
+  // The smallest group first: what it has not got falls to the larger ones.
+  for (size_t done = 0; done < groups.size(); ++done) {
+    std::vector<LayoutCase>& group = groups[by_size[done]];
+    group = SampleCases(std::move(group), count / static_cast<int64_t>(groups.size() - done), seed);
+    count -= static_cast<int64_t>(group.size());
+  }
+  return groups;
 }
 
 std::vector<std::vector<int32_t>> MatrixPrompts(int64_t vocab_size) {

@@ -27,6 +27,11 @@ std::vector<LayoutCase> LayoutCases(const ModelConfig& config, DType mode, int m
 // `count` of the cases, drawn with the seed, in their order; all if there are not more.
 std::vector<LayoutCase> SampleCases(std::vector<LayoutCase> cases, int64_t count, uint64_t seed);
 
+// `count` of the cases of all groups, drawn with the seed: of each group as many as of the others,
+// or all where it has not so many.
+std::vector<std::vector<LayoutCase>> SampleGroups(std::vector<std::vector<LayoutCase>> groups,
+                                                  int64_t count, uint64_t seed);
+
 // Prompts of lengths 1, 2, a prime and long (over two pages and any top-k of the fixtures), from a
 // fixed seed.
 std::vector<std::vector<int32_t>> MatrixPrompts(int64_t vocab_size);
