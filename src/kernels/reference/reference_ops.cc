@@ -235,18 +235,18 @@ class OnlineSoftmax {
   OnlineSoftmax(DType type, int64_t value_dim)
       : type_(type), out_(static_cast<size_t>(value_dim), 0.0f) {}
 
-  // One block of 64 keys: their scaled scores (-inf: not visible) and value(key, column).
-  template <typename Value>
-  void AddBlock(const float (&score)[kPage], Value value) {
+  // One block of keys: their scaled scores (-inf: not visible) and value(key, column).
+  template <int64_t kKeys, typename Value>
+  void AddBlock(const float (&score)[kKeys], Value value) {
     float top = max_;
     for (float s : score) top = std::max(top, s);
     const float rescale = std::exp(max_ - top);
-    float weight[kPage];
-    for (int64_t key = 0; key < kPage; ++key) weight[key] = std::exp(score[key] - top);
-    sum_ = sum_ * rescale + LaneSum(kPage, [&](int64_t key) { return weight[key]; });
+    float weight[kKeys];
+    for (int64_t key = 0; key < kKeys; ++key) weight[key] = std::exp(score[key] - top);
+    sum_ = sum_ * rescale + LaneSum(kKeys, [&](int64_t key) { return weight[key]; });
     for (size_t j = 0; j < out_.size(); ++j) {
       out_[j] = Accumulate(
-          type_, kPage, out_[j] * rescale, [&](int64_t key) { return Round(type_, weight[key]); },
+          type_, kKeys, out_[j] * rescale, [&](int64_t key) { return Round(type_, weight[key]); },
           [&](int64_t key) { return value(key, static_cast<int64_t>(j)); });
     }
     max_ = top;
@@ -291,26 +291,30 @@ void DenseAttention(const DenseAttentionArgs& args) {
 
 void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
   const int64_t dim = args.latent + args.rope;
+  const int64_t word = GroupOf(args.type);
   for (int64_t head = 0; head < args.heads; ++head) {
     OnlineSoftmax softmax(args.type, args.latent);
-    for (int64_t begin = 0; begin < args.count; begin += kPage) {
+    for (int64_t begin = 0; begin < args.count; begin += kSelectedBlock) {
       const auto row = [&](int64_t key) {
         const int64_t p = args.positions == nullptr ? begin + key : args.positions[begin + key];
         return static_cast<const char*>(args.pages[p / kPage]) +
                (p % kPage) * dim * (args.type == DType::kF32 ? 4 : 2);
       };
-      float score[kPage];
-      for (int64_t key = 0; key < kPage; ++key) {
+      float score[kSelectedBlock];
+      for (int64_t key = 0; key < kSelectedBlock; ++key) {
         if (begin + key >= args.count) {
           score[key] = -INFINITY;
           continue;
         }
-        score[key] = args.scale * Accumulate(
-                                      args.type, dim, 0.0f,
-                                      [&](int64_t k) {
-                                        return Load(args.type, args.q, head * args.q_stride + k);
-                                      },
-                                      [&](int64_t k) { return Load(args.type, row(key), k); });
+        float lane[4] = {};
+        for (int64_t k = 0; k < dim; k += word) {
+          float& acc = lane[k / word % 4];
+          acc = Accumulate(
+              args.type, word, acc,
+              [&](int64_t i) { return Load(args.type, args.q, head * args.q_stride + k + i); },
+              [&](int64_t i) { return Load(args.type, row(key), k + i); });
+        }
+        score[key] = args.scale * ((lane[0] + lane[2]) + (lane[1] + lane[3]));
       }
       softmax.AddBlock(score, [&](int64_t key, int64_t j) {
         return begin + key < args.count ? Load(args.type, row(key), j) : 0.0f;
