@@ -246,7 +246,7 @@ void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
                   " sharpness=", c.sharpness, " gap=", c.gap);
   out.work = c.heads * c.count * (2 * c.latent + c.rope);
   out.exact = false;
-  out.fused = c.type == DType::kF32;
+  out.fused = true;
   out.tolerance = AttentionTolerance(c.type, c.sharpness);
   out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
     return Run(c, table, seed, scratch);
