@@ -205,7 +205,7 @@ struct DenseAttentionArgs {
 // as the initial value of the accumulator. The dot product q . k, in words of one float or two
 // bf16: lane j of four adds the words j, j + 4, ... in the order of GemmArgs, then (lane 0 + lane
 // 2) + (lane 1 + lane 3). The sum of e: the even keys of the block in order, the odd ones, then
-// both. 2^x is a polynomial that differs from std::exp2 by 2e-7 (f32) or 3e-6 (bf16).
+// both. 2^x is a polynomial that differs from std::exp2 by 2e-7.
 struct AbsorbedAttentionArgs {
   DType type;     // f32 or bf16, of q, cache and out
   const void* q;  // [heads, latent + rope]
