@@ -235,19 +235,41 @@ class OnlineSoftmax {
   OnlineSoftmax(DType type, int64_t value_dim)
       : type_(type), out_(static_cast<size_t>(value_dim), 0.0f) {}
 
-  // One block of keys: their scaled scores (-inf: not visible) and value(key, column).
-  template <int64_t kKeys, typename Value>
-  void AddBlock(const float (&score)[kKeys], Value value) {
+  // One block of 64 keys: their scaled scores (-inf: not visible) and value(key, column).
+  template <typename Value>
+  void AddBlock(const float (&score)[kPage], Value value) {
     float top = max_;
     for (float s : score) top = std::max(top, s);
     const float rescale = std::exp(max_ - top);
-    float weight[kKeys];
-    for (int64_t key = 0; key < kKeys; ++key) weight[key] = std::exp(score[key] - top);
-    sum_ = sum_ * rescale + LaneSum(kKeys, [&](int64_t key) { return weight[key]; });
+    float weight[kPage];
+    for (int64_t key = 0; key < kPage; ++key) weight[key] = std::exp(score[key] - top);
+    sum_ = sum_ * rescale + LaneSum(kPage, [&](int64_t key) { return weight[key]; });
     for (size_t j = 0; j < out_.size(); ++j) {
       out_[j] = Accumulate(
-          type_, kKeys, out_[j] * rescale, [&](int64_t key) { return Round(type_, weight[key]); },
+          type_, kPage, out_[j] * rescale, [&](int64_t key) { return Round(type_, weight[key]); },
           [&](int64_t key) { return value(key, static_cast<int64_t>(j)); });
+    }
+    max_ = top;
+  }
+  // As AbsorbedAttentionArgs has it: `count` dot products and the factor that makes their scores
+  // powers of two.
+  template <typename Value>
+  void AddSelected(const float* dot, int64_t count, float factor, Value value) {
+    const float top = std::max(max_, *std::max_element(dot, dot + count) * factor);
+    const float rescale = std::exp2(max_ - top);
+    std::vector<float> weight(static_cast<size_t>((count + 1) / 2 * 2), 0.0f);
+    float sum[2] = {};
+    for (int64_t key = 0; key < count; ++key) {
+      const float e = std::exp2(std::fma(dot[key], factor, -top));
+      weight[static_cast<size_t>(key)] = Round(type_, e);
+      sum[key % 2] += e;
+    }
+    sum_ = std::fma(sum_, rescale, sum[0] + sum[1]);
+    for (size_t j = 0; j < out_.size(); ++j) {
+      out_[j] = Accumulate(
+          type_, static_cast<int64_t>(weight.size()), out_[j] * rescale,
+          [&](int64_t key) { return weight[static_cast<size_t>(key)]; },
+          [&](int64_t key) { return key < count ? value(key, static_cast<int64_t>(j)) : 0.0f; });
     }
     max_ = top;
   }
@@ -300,12 +322,9 @@ void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
         return static_cast<const char*>(args.pages[p / kPage]) +
                (p % kPage) * dim * (args.type == DType::kF32 ? 4 : 2);
       };
-      float score[kSelectedBlock];
-      for (int64_t key = 0; key < kSelectedBlock; ++key) {
-        if (begin + key >= args.count) {
-          score[key] = -INFINITY;
-          continue;
-        }
+      const int64_t count = std::min(kSelectedBlock, args.count - begin);
+      float dot[kSelectedBlock];
+      for (int64_t key = 0; key < count; ++key) {
         float lane[4] = {};
         for (int64_t k = 0; k < dim; k += word) {
           float& acc = lane[k / word % 4];
@@ -314,11 +333,10 @@ void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
               [&](int64_t i) { return Load(args.type, args.q, head * args.q_stride + k + i); },
               [&](int64_t i) { return Load(args.type, row(key), k + i); });
         }
-        score[key] = args.scale * ((lane[0] + lane[2]) + (lane[1] + lane[3]));
+        dot[key] = (lane[0] + lane[2]) + (lane[1] + lane[3]);
       }
-      softmax.AddBlock(score, [&](int64_t key, int64_t j) {
-        return begin + key < args.count ? Load(args.type, row(key), j) : 0.0f;
-      });
+      softmax.AddSelected(dot, count, args.scale * 1.44269504f,
+                          [&](int64_t key, int64_t j) { return Load(args.type, row(key), j); });
     }
     for (int64_t j = 0; j < args.latent; ++j) {
       Store(args.type, args.out, head * args.out_stride + j, softmax.Result(j));
