@@ -246,7 +246,7 @@ void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
                   " sharpness=", c.sharpness, " gap=", c.gap);
   out.work = c.heads * c.count * (2 * c.latent + c.rope);
   out.exact = false;
-  out.fused = c.type == DType::kF32;
+  out.fused = true;
   out.tolerance = AttentionTolerance(c.type, c.sharpness);
   out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
     return Run(c, table, seed, scratch);
@@ -256,7 +256,7 @@ void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
 
 void AddAbsorbed(std::vector<OpCase>* cases) {
   for (const DType type : {DType::kF32, DType::kBf16}) {
-    for (const int64_t count : {1, 2, 5, 63, 64, 65, 128, 200, 2048}) {
+    for (const int64_t count : {1, 2, 5, 63, 64, 65, 128, 200, 255, 256, 257, 300, 511, 2048}) {
       for (const bool selected : {false, true}) {
         Add({.type = type,
              .heads = 3,
@@ -267,12 +267,12 @@ void AddAbsorbed(std::vector<OpCase>* cases) {
             cases);
       }
     }
-    for (const int64_t heads : {1, 2, 15, 16, 17, 32, 33, 48, 49, 64, 65, 80, 128}) {
+    for (const int64_t heads : {1, 2, 4, 5, 8, 9, 15, 16, 17, 20, 24, 32, 33, 64, 65, 80, 128}) {
       Add({.type = type, .heads = heads, .latent = 64, .rope = 16, .count = 70, .gap = heads % 2},
           cases);
     }
     for (const auto& [latent, rope] : {std::pair{2, 0}, {16, 2}, {40, 8}, {70, 6}, {512, 64}}) {
-      Add({.type = type, .heads = 4, .latent = latent, .rope = rope, .count = 100, .gap = 2},
+      Add({.type = type, .heads = 6, .latent = latent, .rope = rope, .count = 100, .gap = 2},
           cases);
     }
     Add({.type = type, .heads = 128, .latent = 512, .rope = 64, .count = 65}, cases);

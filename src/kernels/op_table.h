@@ -18,6 +18,8 @@ namespace causeway {
 // Columns of a packed weight panel, tokens of a KV page, and keys of an attention block.
 inline constexpr int64_t kPanel = 64;
 inline constexpr int64_t kPage = 64;
+// Selected keys of a step of AbsorbedAttentionArgs' softmax.
+inline constexpr int64_t kSelectedBlock = 256;
 // Panels narrower than kPanel (the last of a matrix) are a multiple of this many columns.
 inline constexpr int64_t kPanelGranule = 16;
 // What `scratch` of any primitive must hold at least, aligned to 64 bytes.
@@ -194,8 +196,16 @@ struct DenseAttentionArgs {
 
 // Absorbed (multi-query) attention of one query, `heads` heads, over selected keys: the key is the
 // cached row [latent ; rope] and the value its first `latent` values. The selected positions are
-// walked in ascending order in blocks of 64 selected keys; inside a block and across blocks as in
-// DenseAttentionArgs. Keys of a last, shorter block that are absent count as not selected.
+// walked in ascending order in blocks of kSelectedBlock selected keys (the last may be shorter);
+// for each block, in f32, with c = scale * log2(e):
+//   s = q . k;  m' = max(m, max(s) * c);  e = 2^fma(s, c, -m')
+//   l = l * 2^(m - m') + sum e;  o = o * 2^(m - m') + e v
+// with e rounded to `type` before the product with v (the sum l takes the unrounded e), and at the
+// end out = o * (1 / l). The product e v follows the order of GemmArgs with one segment, o taken
+// as the initial value of the accumulator. The dot product q . k, in words of one float or two
+// bf16: lane j of four adds the words j, j + 4, ... in the order of GemmArgs, then (lane 0 + lane
+// 2) + (lane 1 + lane 3). The sum of e: the even keys of the block in order, the odd ones, then
+// both. 2^x is a polynomial that differs from std::exp2 by 2e-7.
 struct AbsorbedAttentionArgs {
   DType type;     // f32 or bf16, of q, cache and out
   const void* q;  // [heads, latent + rope]
@@ -206,8 +216,8 @@ struct AbsorbedAttentionArgs {
   const void* const* pages;  // page p: [64, latent + rope], dense
   const int32_t* positions;  // [count] ascending; null: 0 .. count-1
   int64_t count;             // >= 1
-  float scale;
-  void* out;  // [heads, latent] in `type`
+  float scale;               // >= 0
+  void* out;                 // [heads, latent] in `type`
   int64_t out_stride;
   void* scratch;
 };

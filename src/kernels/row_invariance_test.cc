@@ -313,15 +313,16 @@ TEST_P(RowInvariance, AQuerysAttentionDoesNotDependOnLaterKeys) {
 
 TEST_P(RowInvariance, AHeadsAttentionDoesNotDependOnOtherHeadsOrOnHowKeysAreNamed) {
   constexpr int64_t kHeads = 80;
-  constexpr int64_t kLatent = 40;
-  constexpr int64_t kRope = 8;
+  constexpr int64_t kLatent = 72;
+  constexpr int64_t kRope = 6;
   constexpr int64_t kDim = kLatent + kRope;
-  constexpr int64_t kCount = 150;
+  constexpr int64_t kCount = 300;
+  constexpr int64_t kPages = kCount / kPage + 1;
   for (const DType type : {DType::kF32, DType::kBf16}) {
     const GuardedBytes q = RandomArray(type, kHeads * kDim, random_);
-    const GuardedBytes keys = RandomArray(type, 3 * kPage * kDim, random_);
-    const void* pages[3];
-    for (int64_t p = 0; p < 3; ++p) {
+    const GuardedBytes keys = RandomArray(type, kPages * kPage * kDim, random_);
+    const void* pages[kPages];
+    for (int64_t p = 0; p < kPages; ++p) {
       pages[p] = static_cast<const char*>(keys.data()) + p * kPage * kDim * SizeOf(type);
     }
     const GuardedArray<int32_t> every(kCount);

@@ -20,6 +20,17 @@ struct Isa {
   static F Broadcast(const float* p) { return _mm256_set1_ps(*p); }
   static F Fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F Add(F a, F b) { return _mm256_add_ps(a, b); }
+  // Four words in every group of four lanes.
+  static F Quad(const void* p) { return _mm256_broadcast_ps(static_cast<const __m128*>(p)); }
+  // Lane 4 * i + j: the sum of lanes [4 * i, 4 * i + 4) of argument j, (0 + 2) + (1 + 3).
+  static F SumQuads(F a, F b, F c, F d) {
+    const F ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    const F cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const __m256d x = _mm256_castps_pd(ab);
+    const __m256d y = _mm256_castps_pd(cd);
+    return _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(x, y)),
+                         _mm256_castpd_ps(_mm256_unpackhi_pd(x, y)));
+  }
   static I LoadI(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static F Odd(const uint16_t* p) {
     return _mm256_castsi256_ps(
@@ -27,6 +38,9 @@ struct Isa {
   }
   static F Even(const uint16_t* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(LoadI(p), 16)); }
   static constexpr bool kBf16Dot = false;
+  static F Permute(F x, const int32_t*) { return x; }
+  static F DotPairs(F acc, F, F) { return acc; }
+  static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
   static I ZeroI() { return _mm256_setzero_si256(); }

@@ -25,6 +25,16 @@ struct Isa {
   static F Broadcast(const float* p) { return F{*p, *p, *p, *p}; }
   static F Fma(F a, F b, F c) { return a * b + c; }
   static F Add(F a, F b) { return a + b; }
+  static F Quad(const void* p) {
+    F x;
+    __builtin_memcpy(&x, p, sizeof(x));
+    return x;
+  }
+  // Lane j: the sum of the lanes of argument j, (0 + 2) + (1 + 3).
+  static F SumQuads(F a, F b, F c, F d) {
+    return (F{a[0], b[0], c[0], d[0]} + F{a[2], b[2], c[2], d[2]}) +
+           (F{a[1], b[1], c[1], d[1]} + F{a[3], b[3], c[3], d[3]});
+  }
   static I Pairs(const uint16_t* p) {
     I x;
     __builtin_memcpy(&x, p, sizeof(x));
@@ -35,6 +45,9 @@ struct Isa {
   }
   static F Even(const uint16_t* p) { return reinterpret_cast<F>(Pairs(p) << 16); }
   static constexpr bool kBf16Dot = false;
+  static F Permute(F x, const int32_t*) { return x; }
+  static F DotPairs(F acc, F, F) { return acc; }
+  static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
   static I ZeroI() { return I{}; }

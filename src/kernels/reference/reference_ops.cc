@@ -251,6 +251,28 @@ class OnlineSoftmax {
     }
     max_ = top;
   }
+  // As AbsorbedAttentionArgs has it: `count` dot products and the factor that makes their scores
+  // powers of two.
+  template <typename Value>
+  void AddSelected(const float* dot, int64_t count, float factor, Value value) {
+    const float top = std::max(max_, *std::max_element(dot, dot + count) * factor);
+    const float rescale = std::exp2(max_ - top);
+    std::vector<float> weight(static_cast<size_t>((count + 1) / 2 * 2), 0.0f);
+    float sum[2] = {};
+    for (int64_t key = 0; key < count; ++key) {
+      const float e = std::exp2(std::fma(dot[key], factor, -top));
+      weight[static_cast<size_t>(key)] = Round(type_, e);
+      sum[key % 2] += e;
+    }
+    sum_ = std::fma(sum_, rescale, sum[0] + sum[1]);
+    for (size_t j = 0; j < out_.size(); ++j) {
+      out_[j] = Accumulate(
+          type_, static_cast<int64_t>(weight.size()), out_[j] * rescale,
+          [&](int64_t key) { return weight[static_cast<size_t>(key)]; },
+          [&](int64_t key) { return key < count ? value(key, static_cast<int64_t>(j)) : 0.0f; });
+    }
+    max_ = top;
+  }
   float Result(int64_t j) const { return out_[static_cast<size_t>(j)] / sum_; }
 
  private:
@@ -291,30 +313,30 @@ void DenseAttention(const DenseAttentionArgs& args) {
 
 void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
   const int64_t dim = args.latent + args.rope;
+  const int64_t word = GroupOf(args.type);
   for (int64_t head = 0; head < args.heads; ++head) {
     OnlineSoftmax softmax(args.type, args.latent);
-    for (int64_t begin = 0; begin < args.count; begin += kPage) {
+    for (int64_t begin = 0; begin < args.count; begin += kSelectedBlock) {
       const auto row = [&](int64_t key) {
         const int64_t p = args.positions == nullptr ? begin + key : args.positions[begin + key];
         return static_cast<const char*>(args.pages[p / kPage]) +
                (p % kPage) * dim * (args.type == DType::kF32 ? 4 : 2);
       };
-      float score[kPage];
-      for (int64_t key = 0; key < kPage; ++key) {
-        if (begin + key >= args.count) {
-          score[key] = -INFINITY;
-          continue;
+      const int64_t count = std::min(kSelectedBlock, args.count - begin);
+      float dot[kSelectedBlock];
+      for (int64_t key = 0; key < count; ++key) {
+        float lane[4] = {};
+        for (int64_t k = 0; k < dim; k += word) {
+          float& acc = lane[k / word % 4];
+          acc = Accumulate(
+              args.type, word, acc,
+              [&](int64_t i) { return Load(args.type, args.q, head * args.q_stride + k + i); },
+              [&](int64_t i) { return Load(args.type, row(key), k + i); });
         }
-        score[key] = args.scale * Accumulate(
-                                      args.type, dim, 0.0f,
-                                      [&](int64_t k) {
-                                        return Load(args.type, args.q, head * args.q_stride + k);
-                                      },
-                                      [&](int64_t k) { return Load(args.type, row(key), k); });
+        dot[key] = (lane[0] + lane[2]) + (lane[1] + lane[3]);
       }
-      softmax.AddBlock(score, [&](int64_t key, int64_t j) {
-        return begin + key < args.count ? Load(args.type, row(key), j) : 0.0f;
-      });
+      softmax.AddSelected(dot, count, args.scale * 1.44269504f,
+                          [&](int64_t key, int64_t j) { return Load(args.type, row(key), j); });
     }
     for (int64_t j = 0; j < args.latent; ++j) {
       Store(args.type, args.out, head * args.out_stride + j, softmax.Result(j));
