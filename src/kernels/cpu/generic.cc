@@ -25,6 +25,23 @@ struct Isa {
   static F Broadcast(const float* p) { return F{*p, *p, *p, *p}; }
   static F Fma(F a, F b, F c) { return a * b + c; }
   static F Add(F a, F b) { return a + b; }
+  static F Max(F a, F b) { return a > b ? a : b; }  // b if either is no number
+  static F Nearest(F x) {
+    constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    return (x + kShift) - kShift;
+  }
+  // p * 2^n for p in [1/2, 2), n the integer nearest to x; 0 if x < -126.
+  static F TimesPowerOfTwo(F p, F n, F x) {
+    const F shifted = n + 12582912.0f;  // n stands in its low bits; for x far below, not used
+    const I product = reinterpret_cast<I>(p) + ((reinterpret_cast<I>(shifted) - 0x4b400000) << 23);
+    return reinterpret_cast<F>(product & (x >= -126.0f));
+  }
+  // -inf where the lane's bit is 0.
+  static F KeepOrMinusInf(F x, uint32_t bits) {
+    const I lane = {1, 2, 4, 8};
+    const I set = (lane & static_cast<int32_t>(bits)) == lane;
+    return set ? x : F{} - __builtin_inff();
+  }
   static I Pairs(const uint16_t* p) {
     I x;
     __builtin_memcpy(&x, p, sizeof(x));
@@ -35,6 +52,7 @@ struct Isa {
   }
   static F Even(const uint16_t* p) { return reinterpret_cast<F>(Pairs(p) << 16); }
   static constexpr bool kBf16Dot = false;
+  static void StoreBf16(uint16_t*, F) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
   static I ZeroI() { return I{}; }
