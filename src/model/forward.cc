@@ -3,18 +3,23 @@
 #include <algorithm>
 #include <cstring>
 
+#include "model/cost.h"
+
 namespace causeway {
 namespace {
 
 // Rows of a block: they bound the scratch for queries. Materialised heads are expanded once for a
-// block, which costs as much as attending to them from about 400 queries, hence the larger number.
+// block, which costs as much as attending to them from about 400 queries, hence the larger number,
+// and more where queries and outputs of a block fit into kMaterialisedBytes.
 constexpr int64_t kAbsorbedRows = 512;
 constexpr int64_t kMaterialisedRows = 4096;
+constexpr int64_t kMaterialisedBytes = int64_t{96} << 20;
 
 }  // namespace
 
 LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const StepSlices& all,
-                     const Layout& layout, int rank, bool dense_model)
+                     const Layout& layout, int rank, int64_t materialised_end,
+                     int64_t materialised_rows)
     : batch(batch_in), output(output_in), all_slices(all), slices(all[static_cast<size_t>(rank)]) {
   for (int other = 0; other < layout.world(); ++other) {
     int64_t tokens = 0;
@@ -22,11 +27,11 @@ LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const S
     home_rows.push_back(ShareOf(tokens, layout.PlaceOf(other).tp, layout.tp).size());
   }
   for (size_t s = 0; s < slices.size(); ++s) {
-    const bool materialised =
-        dense_model && !batch.extends[static_cast<size_t>(slices[s].extend)].decode;
-    const int64_t limit = materialised ? kMaterialisedRows : kAbsorbedRows;
+    const bool decode = batch.extends[static_cast<size_t>(slices[s].extend)].decode;
     slice_row.push_back(rows());
     for (int64_t p = slices[s].begin; p < slices[s].end; ++p) {
+      const bool materialised = !decode && p < materialised_end;
+      const int64_t limit = materialised ? materialised_rows : kAbsorbedRows;
       if (blocks.empty() || blocks.back().materialised != materialised ||
           blocks.back().rows() == limit) {
         blocks.push_back({rows(), rows(), materialised});
@@ -101,7 +106,11 @@ void Forward::ClearCounters() {
 
 void Forward::Run(const Batch& batch, const StepSlices& slices, StepOutput& output) {
   const ArenaScope scope(arena_);
-  const LocalStep step(batch, output, slices, layout_, rank_, !config_.sparse());
+  const int64_t row_bytes =
+      heads_.size() * (config_.qk_head_dim() + config_.v_head_dim) * SizeOf(type_);
+  const LocalStep step(
+      batch, output, slices, layout_, rank_, MaterialisedEnd(config_),
+      std::max(kMaterialisedRows, kMaterialisedBytes / std::max<int64_t>(1, row_bytes)));
   const View<float, 2> x = arena_.Floats(step.rows(), config_.hidden_size);  // residual stream
   {
     const TraceZone zone(trace_, "embed");
@@ -142,9 +151,8 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
     const View<float, 2> rows = x.Slice(block.begin, block.end);
     const Queries queries = MakeQueries(index, step, block, rows);
     wait_for_keys();
-    const Selection selected = Select(index, step, block, rows, queries, pages);
     const Rows attended = arena_.Matrix(type_, block.rows(), heads_.size() * config_.v_head_dim);
-    Attend(index, step, block, queries, selected, pages, attended);
+    Attend(index, step, block, rows, queries, pages, attended);
     const TraceZone zone(trace_, "o_proj", exchange.layer);
     AddRowParallel({"o_proj", exchange.layer}, attended, weights_.layer(index).attention.o,
                    heads_.begin * config_.v_head_dim, o_sums_[static_cast<size_t>(index)], rows);
