@@ -133,6 +133,9 @@ Forward::KeyMask Forward::SelectMask(int64_t layer, const LocalStep& step,
         to[positions[i] / kPage] |= uint64_t{1} << positions[i] % kPage;
       }
     });
+    // No rows: a barrier. Ranks of the TP group have read each other's choices, whose memory ends
+    // here.
+    tp_.ShareHostRows({"selected_read", static_cast<int32_t>(layer)}, nullptr, 0, 0);
   }
   return mask;
 }
@@ -272,10 +275,11 @@ void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& ste
                                 .v_panel = v_panels.row(item)});
       });
       const auto blocks = static_cast<int64_t>(query_blocks.size());
-      // Longest first, so that the team ends together.
+      // Head by head, so that its keys and values stay in the cache that cores share; the longest
+      // block first, so that the team ends together.
       ops_.ForEach(count * blocks, [&](int64_t item, void* scratch) {
-        const QueryBlock& b = query_blocks[static_cast<size_t>(blocks - 1 - item / count)];
-        const int64_t h = item % count;
+        const QueryBlock& b = query_blocks[static_cast<size_t>(blocks - 1 - item % blocks)];
+        const int64_t h = item / blocks;
         const Rows q = queries.Columns((head + h) * key_dim, (head + h + 1) * key_dim);
         const Rows o = out.Columns((head + h) * value_dim, (head + h + 1) * value_dim);
         const uint64_t* selected =
