@@ -10,6 +10,7 @@
 #include "checkpoint/safetensors.h"
 #include "engine/model_host.h"
 #include "kernels/cpu/isa.h"
+#include "model/cost.h"
 
 namespace causeway {
 namespace {
@@ -121,6 +122,10 @@ TEST_P(Golden, Float32ModeAgreesInEveryLogitHiddenStateAndChoice) {
   ASSERT_FALSE(greedy.empty());
   auto run = SequenceRun::Make(**host, count + static_cast<int64_t>(greedy.size()));
   ASSERT_TRUE(run.ok()) << run.status().message();
+  if (config.sparse()) {  // queries with a mask and absorbed ones
+    ASSERT_LT(config.index_topk, MaterialisedEnd(config));
+    ASSERT_LT(MaterialisedEnd(config), count);
+  }
   Capture capture(config, count);
   std::vector<float> logits;
   const Status status = (*run)->Prefill(tokens_, -1, LogitsWanted::kAll, logits, &capture);

@@ -89,7 +89,21 @@ struct DenseCase {
   int64_t value_dim;
   float sharpness = 4.0f;  // the scale, times sqrt(key_dim)
   int64_t gap = 0;
+  bool selected = false;
 };
+
+// Which keys rows see, row after row: all, about half, one in the last page, one in the first.
+void SelectKeys(const DenseCase& c, int64_t pages, RandomValues& random, uint64_t* words) {
+  for (int64_t i = 0; i < c.m; ++i, words += pages) {
+    const int64_t own = c.first_position + i;
+    for (int64_t page = 0; page < pages; ++page) {
+      words[page] = i % 4 == 0 ? ~uint64_t{0} : 0;
+      for (int64_t j = 0; i % 4 == 1 && j < kPage; ++j) words[page] |= (random.Bits() & 1) << j;
+    }
+    const int64_t always = i % 4 == 3 ? 0 : own / kPage * kPage;
+    words[always / kPage] |= uint64_t{1} << always % kPage;
+  }
+}
 
 OpResult Run(const DenseCase& c, const OpTable& table, uint64_t seed, void* scratch) {
   RandomValues random(seed);
@@ -105,6 +119,8 @@ OpResult Run(const DenseCase& c, const OpTable& table, uint64_t seed, void* scra
     std::copy_n(static_cast<const uint8_t*>(v.packed()), v_page * SizeOf(c.type),
                 static_cast<uint8_t*>(v_panels.data()) + page * v_page * SizeOf(c.type));
   }
+  const GuardedArray<uint64_t> selected(c.m * pages);
+  SelectKeys(c, pages, random, selected.data());
   const OutputMatrix out(c.type, c.m, c.value_dim, c.value_dim + 2 * c.gap);
   table.dense_attention({.type = c.type,
                          .q = q.data(),
@@ -120,7 +136,9 @@ OpResult Run(const DenseCase& c, const OpTable& table, uint64_t seed, void* scra
                          .scale = c.sharpness / std::sqrt(static_cast<float>(c.key_dim)),
                          .out = out.data(),
                          .out_stride = c.value_dim + 2 * c.gap,
-                         .scratch = scratch});
+                         .scratch = scratch,
+                         .selected = c.selected ? selected.data() : nullptr,
+                         .selected_stride = pages});
   OpResult result;
   out.Collect(&result);
   return result;
@@ -129,12 +147,13 @@ OpResult Run(const DenseCase& c, const OpTable& table, uint64_t seed, void* scra
 void Add(const DenseCase& c, std::vector<OpCase>* cases) {
   OpCase out;
   out.op = "dense_attention";
-  out.name = Text("dense_attention ", NameOf(c.type), " m=", c.m,
-                  " first_position=", c.first_position, " key_dim=", c.key_dim,
-                  " value_dim=", c.value_dim, " sharpness=", c.sharpness, " gap=", c.gap);
+  out.name =
+      Text("dense_attention ", NameOf(c.type), " m=", c.m, " first_position=", c.first_position,
+           " key_dim=", c.key_dim, " value_dim=", c.value_dim, " sharpness=", c.sharpness,
+           " gap=", c.gap, " selected=", c.selected);
   out.work = c.m * (c.first_position + kPage) * (c.key_dim + c.value_dim);
   out.exact = false;
-  out.fused = c.type == DType::kF32;
+  out.fused = true;  // 2^x, in both types
   out.tolerance = AttentionTolerance(c.type, c.sharpness);
   out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
     return Run(c, table, seed, scratch);
@@ -187,6 +206,19 @@ void AddDense(std::vector<OpCase>* cases) {
          .value_dim = 16,
          .sharpness = 300.0f},
         cases);
+    for (const auto& [first, m] :
+         {std::pair{0, 1}, {0, 64}, {63, 1}, {64, 5}, {130, 62}, {600, 9}, {640, 64}}) {
+      for (const float sharpness : {0.0f, 4.0f, 300.0f}) {
+        Add({.type = type,
+             .m = m,
+             .first_position = first,
+             .key_dim = 48,
+             .value_dim = 32,
+             .sharpness = sharpness,
+             .selected = true},
+            cases);
+      }
+    }
   }
 }
 

@@ -167,15 +167,19 @@ struct PackHeadArgs {
   void* v_panel;  // packed weight with n = value, k = 64 keys: panels of [64/g][width][g]
 };
 
-// Causal attention of one head over materialised keys, for queries of one 64-aligned block of
-// positions. Flash style: for each page p in order (pages 0 .. first_position/64), in f32:
-//   s = scale * (q . k), -inf where the key's position > the query's
-//   m' = max(m, max s); e = exp(s - m'); l = l * exp(m - m') + sum e; o = o * exp(m - m') + e v
+// Causal attention of one head over materialised keys and values, for queries of one 64-aligned
+// block of positions. Flash style: for each page p in order (pages 0 .. first_position/64), in f32,
+// with c = scale * log2(e):
+//   s = q . k, -inf where the key's position > the query's, or it is not selected
+//   m' = max(m, max(s) * c); e = 2^fma(s, c, -m'); l = l * 2^(m - m') + sum e;
+//   o = o * 2^(m - m') + e v
 // with e rounded to `type` before the product with v (the sum l takes the unrounded e), and at the
-// end out = o / l. The products follow the order of GemmArgs with one segment, o taken as the
-// initial value of the accumulator in o + e v. The sum of e: 16 interleaved lanes over the 64 keys,
-// then the binary tree of NormArgs. exp is a polynomial (cpu/exp.inc) with the same bits on every
-// instruction set; the reference takes std::exp, from which it differs by 2e-7.
+// end out = o / l. m starts at a finite value, so that a page without a key for a row changes
+// nothing of that row; a row must see one key at least. The products follow the order of GemmArgs
+// with one segment, o taken as the initial value of the accumulator in o + e v. The sum of e: 16
+// interleaved lanes over the 64 keys, then the binary tree of NormArgs. 2^x is a polynomial with
+// the same bits on every instruction set with fma; the reference takes std::exp2, from which it
+// differs by 2e-7 (f32) or 3e-6 (bf16).
 struct DenseAttentionArgs {
   DType type;     // f32 or bf16
   const void* q;  // [m, nope + rope]
@@ -188,10 +192,14 @@ struct DenseAttentionArgs {
   int64_t k_page_stride;
   const void* v_panels;  // page p at v_panels + p * v_page_stride
   int64_t v_page_stride;
-  float scale;
-  void* out;  // [m, value_dim] in `type`
+  float scale;  // >= 0
+  void* out;    // [m, value_dim] in `type`
   int64_t out_stride;
   void* scratch;
+  // Bit j of selected[i * selected_stride + p]: query i sees key p * 64 + j. Null: all up to its
+  // own.
+  const uint64_t* selected = nullptr;
+  int64_t selected_stride = 0;
 };
 
 // Absorbed (multi-query) attention of one query, `heads` heads, over selected keys: the key is the

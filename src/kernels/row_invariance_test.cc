@@ -226,6 +226,12 @@ TEST_P(RowInvariance, AQuerysAttentionDoesNotDependOnOtherQueries) {
     const GuardedBytes k = RandomArray(type, 3 * kPage * kKeyDim, random_);
     const GuardedBytes v = RandomArray(type, 3 * v_page, random_);
     const GuardedBytes all(kPage * kValueDim * SizeOf(type));
+    // Every third query sees all its keys, the others some, and at least their own.
+    const GuardedArray<uint64_t> selected(kPage * 3);
+    for (int64_t i = 0; i < selected.size(); ++i) {
+      const uint64_t own = i % 3 == 2 ? uint64_t{1} << i / 3 : 0;
+      selected[i] = i / 3 % 3 == 0 ? ~uint64_t{0} : (random_.Bits() & random_.Bits()) | own;
+    }
     const auto attend = [&](int64_t begin, int64_t count, void* out) {
       table_->dense_attention(
           {.type = type,
@@ -242,7 +248,9 @@ TEST_P(RowInvariance, AQuerysAttentionDoesNotDependOnOtherQueries) {
            .scale = 0.6f,
            .out = out,
            .out_stride = kValueDim,
-           .scratch = scratch_.data()});
+           .scratch = scratch_.data(),
+           .selected = selected.data() + begin * 3,
+           .selected_stride = 3});
     };
     attend(0, kPage, all.data());
     for (int64_t begin = 0; begin < kPage; begin += 7) {

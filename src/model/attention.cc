@@ -11,6 +11,8 @@ namespace {
 // there are fewer rows than workers.
 constexpr int64_t kAbsorbRows = 64;
 constexpr int64_t kHeadGroup = 16;
+// Rows of one pass of the indexer for materialised heads.
+constexpr int64_t kSelectRows = 512;
 // Rows of one pass of the projections in f32, before rounding.
 constexpr int64_t kProjectRows = 512;
 // Bound on the memory of expanded keys and values of materialised heads; one head at least.
@@ -83,19 +85,59 @@ Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
 }
 
 void Forward::Attend(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
-                     const Queries& queries, const Selection& selection, const LayerPages& pages,
+                     View<const float, 2> x, const Queries& queries, const LayerPages& pages,
                      const Rows& out) {
-  const TraceZone zone(trace_, "attention", static_cast<int32_t>(layer));
   const AttentionWeights& w = weights_.layer(layer).attention;
   if (block.materialised) {
-    AttendMaterialised(w, step, block, queries.heads, pages, out);
+    const KeyMask mask = SelectMask(layer, step, block, x, queries, pages);
+    const TraceZone zone(trace_, "attention", static_cast<int32_t>(layer));
+    AttendMaterialised(w, step, block, queries.heads, mask, pages, out);
     return;
   }
+  const Selection selection = Select(layer, step, block, x, queries, pages);
+  const TraceZone zone(trace_, "attention", static_cast<int32_t>(layer));
   for (int64_t begin = 0; begin < block.rows(); begin += kAbsorbRows) {
     const int64_t end = std::min(block.rows(), begin + kAbsorbRows);
     AttendAbsorbed(w, step, block.begin + begin, queries.heads.Slice(begin, end), selection, begin,
                    pages, out.Slice(begin, end));
   }
+}
+
+// The indexer's choice for a block of materialised heads, which is longer than the blocks that
+// Select is made for: some rows at a time.
+Forward::KeyMask Forward::SelectMask(int64_t layer, const LocalStep& step,
+                                     const LocalStep::Block& block, View<const float, 2> x,
+                                     const Queries& queries, const LayerPages& pages) {
+  KeyMask mask;
+  if (!config_.sparse()) return mask;
+  int64_t last = 0;
+  for (int64_t row = block.begin; row < block.end; ++row) {
+    last = std::max(last, step.PositionOf(row));
+  }
+  mask.stride = last / kPage + 1;
+  auto* words = arena_.Array<uint64_t>(block.rows() * mask.stride);
+  mask.words = words;
+  for (int64_t begin = 0; begin < block.rows(); begin += kSelectRows) {
+    const ArenaScope scope(arena_);
+    const int64_t end = std::min(block.rows(), begin + kSelectRows);
+    const LocalStep::Block part{block.begin + begin, block.begin + end, true};
+    const Queries part_queries{queries.latent.Slice(begin, end), {}};
+    const Selection chosen = Select(layer, step, part, x.Slice(begin, end), part_queries, pages);
+    const TraceZone zone(trace_, "indexer", static_cast<int32_t>(layer));
+    ops_.ForEach(end - begin, [&](int64_t row, void*) {
+      uint64_t* to = words + (begin + row) * mask.stride;
+      const int32_t* positions = chosen.positions + row * chosen.width;
+      const int32_t count = chosen.count[row];
+      std::fill_n(to, mask.stride, count == 0 ? ~uint64_t{0} : 0);
+      for (int32_t i = 0; i < count; ++i) {
+        to[positions[i] / kPage] |= uint64_t{1} << positions[i] % kPage;
+      }
+    });
+    // No rows: a barrier. Ranks of the TP group have read each other's choices, whose memory ends
+    // here.
+    tp_.ShareHostRows({"selected_read", static_cast<int32_t>(layer)}, nullptr, 0, 0);
+  }
+  return mask;
 }
 
 // ql = q_nope W_uk, attention over the cached latents, out = (sum p c) W_uv^T.
@@ -169,7 +211,7 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
 // Expands keys and values of a group of heads once, then lets all the block's queries attend.
 void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& step,
                                  const LocalStep::Block& block, const Rows& queries,
-                                 const LayerPages& pages, const Rows& out) {
+                                 const KeyMask& mask, const LayerPages& pages, const Rows& out) {
   const int64_t heads = heads_.size();
   const int64_t key_dim = config_.qk_head_dim();
   const int64_t value_dim = config_.v_head_dim;
@@ -233,12 +275,15 @@ void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& ste
                                 .v_panel = v_panels.row(item)});
       });
       const auto blocks = static_cast<int64_t>(query_blocks.size());
-      // Longest first, so that the team ends together.
+      // Head by head, so that its keys and values stay in the cache that cores share; the longest
+      // block first, so that the team ends together.
       ops_.ForEach(count * blocks, [&](int64_t item, void* scratch) {
-        const QueryBlock& b = query_blocks[static_cast<size_t>(blocks - 1 - item / count)];
-        const int64_t h = item % count;
+        const QueryBlock& b = query_blocks[static_cast<size_t>(blocks - 1 - item % blocks)];
+        const int64_t h = item / blocks;
         const Rows q = queries.Columns((head + h) * key_dim, (head + h + 1) * key_dim);
         const Rows o = out.Columns((head + h) * value_dim, (head + h + 1) * value_dim);
+        const uint64_t* selected =
+            mask.words == nullptr ? nullptr : mask.words + b.row * mask.stride;
         ops_.table().dense_attention({.type = type_,
                                       .q = q.row(b.row),
                                       .q_stride = q.stride,
@@ -253,7 +298,9 @@ void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& ste
                                       .scale = softmax_scale_,
                                       .out = o.row(b.row),
                                       .out_stride = o.stride,
-                                      .scratch = scratch});
+                                      .scratch = scratch,
+                                      .selected = selected,
+                                      .selected_stride = mask.stride});
       });
     }
     row = row_end;

@@ -1,11 +1,20 @@
 #include "model/cost.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/op_table.h"
 
 namespace causeway {
 namespace {
 
 double D(int64_t value) { return static_cast<double>(value); }
+
+// Of expanding the latent of a key to the keys and values of all heads, per layer.
+double ExpandFlops(const ModelConfig& c) {
+  return 2.0 * D(c.kv_lora_rank * c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim));
+}
 
 // Per token and layer.
 double ProjectionFlops(const ModelConfig& c) {
@@ -14,7 +23,7 @@ double ProjectionFlops(const ModelConfig& c) {
   double flops = 2.0 * query_in * heads * D(c.qk_head_dim());
   if (c.q_lora_rank > 0) flops += 2.0 * D(c.hidden_size) * D(c.q_lora_rank);
   flops += 2.0 * D(c.hidden_size) * D(c.latent_dim());
-  flops += 2.0 * D(c.kv_lora_rank) * heads * D(c.qk_nope_head_dim + c.v_head_dim);
+  flops += ExpandFlops(c);
   flops += 2.0 * heads * D(c.v_head_dim) * D(c.hidden_size);
   return flops;
 }
@@ -50,6 +59,14 @@ double AbsorbedKeyFlops(const ModelConfig& c) {
 
 }  // namespace
 
+// Where materialised attention to all p + 1 keys begins to cost more than absorbed attention to
+// index_topk of them, at the next page border. V3.2: 2048 * 1088 / 320 = 6963.2, hence 6976.
+int64_t MaterialisedEnd(const ModelConfig& c) {
+  if (!c.sparse()) return std::numeric_limits<int64_t>::max();
+  const double keys = D(c.index_topk) * AbsorbedKeyFlops(c) / MaterialisedKeyFlops(c);
+  return static_cast<int64_t>(std::ceil(keys / D(kPage))) * kPage;
+}
+
 FlopCounts NecessaryFlops(const ModelConfig& c, int64_t begin, int64_t end, int64_t logit_rows) {
   const double layers = D(c.num_hidden_layers);
   const double tokens = D(end - begin);
@@ -76,13 +93,13 @@ TokenCost PartitionCost(const ModelConfig& c) {
   const double layers = D(c.num_hidden_layers);
   TokenCost cost;
   cost.linear = layers * (ProjectionFlops(c) + IndexProjectionFlops(c)) + FeedForwardFlops(c);
+  cost.again = layers * ExpandFlops(c);
+  cost.dense = kMaterialisedWeight * layers * MaterialisedKeyFlops(c);
   if (c.sparse()) {
-    cost.dense = kAbsorbedWeight * layers * AbsorbedKeyFlops(c);
-    cost.dense_limit = c.index_topk;
+    cost.dense_end = MaterialisedEnd(c);
+    cost.flat = kAbsorbedWeight * layers * AbsorbedKeyFlops(c) * D(c.index_topk);
     cost.index = kIndexWeight * layers * 2.0 * D(c.index_n_heads * c.index_head_dim);
     cost.index_from = c.index_topk;
-  } else {
-    cost.dense = kMaterialisedWeight * layers * MaterialisedKeyFlops(c);
   }
   return cost;
 }

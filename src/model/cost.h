@@ -18,6 +18,12 @@ struct FlopCounts {
   double total() const { return projections + attention + indexer + feed_forward + head; }
 };
 
+// Prefill computes queries at positions below this with materialised heads over all their keys
+// (a mask hides those that were not selected) and the others with absorbed heads over the selected
+// keys: the form that needs fewer FLOPs, up to the next page border. Dense models: no position is
+// above it. The form of a query depends on nothing else (decode is always absorbed).
+int64_t MaterialisedEnd(const ModelConfig& config);
+
 // What the cheapest exact form needs for the tokens at positions [begin, end) of one sequence whose
 // earlier tokens are cached, with `logit_rows` rows of logits: the causal half only; per query the
 // cheaper of materialised heads over all earlier keys and absorbed heads over min(position + 1,

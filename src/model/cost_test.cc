@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace causeway {
 namespace {
@@ -56,6 +57,7 @@ double Attend(const ModelConfig& c, int64_t keys, int64_t key, int64_t value) {
 FlopCounts Count(const ModelConfig& c, int64_t begin, int64_t end, int64_t logit_rows,
                  bool as_computed) {
   FlopCounts out;
+  const int64_t materialised_end = MaterialisedEnd(c);
   const int64_t heads = c.num_attention_heads;
   const int64_t query = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim);
   for (int64_t p = begin; p < end; ++p) {
@@ -73,7 +75,8 @@ FlopCounts Count(const ModelConfig& c, int64_t begin, int64_t end, int64_t logit
       if (c.index_topk > 0) {
         const double absorbed = Attend(c, std::min(p + 1, c.index_topk),
                                        c.kv_lora_rank + c.qk_rope_head_dim, c.kv_lora_rank);
-        out.attention += as_computed ? absorbed : std::min(materialised, absorbed);
+        const double computed = p < materialised_end ? materialised : absorbed;
+        out.attention += as_computed ? computed : std::min(materialised, absorbed);
         out.indexer += Linear(c.q_lora_rank, c.index_n_heads * c.index_head_dim) +
                        Linear(c.hidden_size, c.index_head_dim) +
                        Linear(c.hidden_size, c.index_n_heads);
@@ -127,10 +130,24 @@ TEST(NecessaryFlops, AddUpOverTheChunksOfAPrompt) {
   }
 }
 
+TEST(MaterialisedEnd, IsTheFirstPageBorderFromWhichOnAbsorbedHeadsAreCheaper) {
+  EXPECT_EQ(MaterialisedEnd(Dense()), std::numeric_limits<int64_t>::max());
+  ModelConfig c = Sparse();
+  for (const int64_t topk : {64, 500, 2048}) {
+    c.index_topk = topk;
+    const int64_t end = MaterialisedEnd(c);
+    EXPECT_EQ(end % 64, 0);
+    const auto materialised = [&](int64_t p) { return Attend(c, p + 1, 16 + 8, 12); };
+    const double absorbed = Attend(c, topk, 32 + 8, 32);
+    EXPECT_LT(materialised(end - 65), absorbed) << topk;
+    EXPECT_GE(materialised(end - 1), absorbed) << topk;
+  }
+}
+
 TEST(PartitionCost, IsTheWeightedCountOfWhatTheEngineComputes) {
   for (const ModelConfig& config : {Dense(), Sparse(), PlainQueries()}) {
     const TokenCost cost = PartitionCost(config);
-    const double attention = config.sparse() ? kAbsorbedWeight : kMaterialisedWeight;
+    const int64_t form_end = MaterialisedEnd(config);
     for (const auto& [begin, end] : kRanges) {
       const FlopCounts count = Count(config, begin, end, 0, /*as_computed=*/true);
       double scores = 0;
@@ -138,8 +155,11 @@ TEST(PartitionCost, IsTheWeightedCountOfWhatTheEngineComputes) {
         scores += 2.0 * static_cast<double>((p + 1) * config.num_hidden_layers *
                                             config.index_n_heads * config.index_head_dim);
       }
+      const int64_t middle = std::clamp(form_end, begin, end);
       const double expected =
-          count.total() + (attention - 1.0) * count.attention + (kIndexWeight - 1.0) * scores;
+          count.total() + (kIndexWeight - 1.0) * scores +
+          (kMaterialisedWeight - 1.0) * Count(config, begin, middle, 0, true).attention +
+          (kAbsorbedWeight - 1.0) * Count(config, middle, end, 0, true).attention;
       EXPECT_NEAR(cost.Of(begin, end), expected, 1e-9 * expected)
           << "[" << begin << ", " << end << "), top-k " << config.index_topk;
     }

@@ -3,33 +3,38 @@
 #include <algorithm>
 #include <cstring>
 
+#include "model/cost.h"
+
 namespace causeway {
 namespace {
 
 // Rows of a block: they bound the scratch for queries. Materialised heads are expanded once for a
-// block, which costs as much as attending to them from about 400 queries, hence the larger number.
+// block, which costs as much as attending to them from about 400 queries, hence the larger number,
+// and more where queries and outputs of a block fit into kMaterialisedBytes.
 constexpr int64_t kAbsorbedRows = 512;
 constexpr int64_t kMaterialisedRows = 4096;
+constexpr int64_t kMaterialisedBytes = int64_t{96} << 20;
 
-// Whether queries of an extend attend to materialised heads, and rows of such a block.
-bool Materialises(const Extend& extend, bool dense_model) { return dense_model && !extend.decode; }
-int64_t BlockRows(bool materialised) { return materialised ? kMaterialisedRows : kAbsorbedRows; }
-
-// How many blocks the rank of these slices makes.
-int64_t BlocksOf(const Batch& batch, const std::vector<Slice>& slices, bool dense_model) {
-  int64_t blocks = 0;
-  int64_t room = 0;  // in the last one
-  bool last = false;
+// The rows of these slices in blocks of one form of attention.
+std::vector<LocalStep::Block> BlocksOf(const Batch& batch, const std::vector<Slice>& slices,
+                                       int64_t materialised_end, int64_t materialised_rows) {
+  std::vector<LocalStep::Block> blocks;
+  int64_t row = 0;
   for (const Slice& slice : slices) {
-    const int64_t rows = slice.end - slice.begin;
-    const bool materialised =
-        Materialises(batch.extends[static_cast<size_t>(slice.extend)], dense_model);
-    const int64_t limit = BlockRows(materialised);
-    if (materialised != last && rows > 0) room = 0;
-    if (rows > 0) last = materialised;
-    const int64_t more = std::max<int64_t>(0, (rows - room + limit - 1) / limit);
-    blocks += more;
-    room += more * limit - rows;
+    const bool decode = batch.extends[static_cast<size_t>(slice.extend)].decode;
+    for (int64_t p = slice.begin; p < slice.end;) {
+      const bool materialised = !decode && p < materialised_end;
+      const int64_t limit = materialised ? materialised_rows : kAbsorbedRows;
+      if (blocks.empty() || blocks.back().materialised != materialised ||
+          blocks.back().rows() == limit) {
+        blocks.push_back({row, row, materialised});
+      }
+      const int64_t form_end = materialised ? std::min(slice.end, materialised_end) : slice.end;
+      const int64_t rows = std::min(form_end - p, limit - blocks.back().rows());
+      blocks.back().end += rows;
+      row += rows;
+      p += rows;
+    }
   }
   return blocks;
 }
@@ -37,33 +42,26 @@ int64_t BlocksOf(const Batch& batch, const std::vector<Slice>& slices, bool dens
 }  // namespace
 
 LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const StepSlices& all,
-                     const Layout& layout, int rank, bool dense_model)
+                     const Layout& layout, int rank, int64_t materialised_end,
+                     int64_t materialised_rows)
     : batch(batch_in), output(output_in), all_slices(all), slices(all[static_cast<size_t>(rank)]) {
   for (int other = 0; other < layout.world(); ++other) {
+    const std::vector<Slice>& others = all[static_cast<size_t>(other)];
     int64_t tokens = 0;
-    for (const Slice& s : all[static_cast<size_t>(other)]) tokens += s.end - s.begin;
-    most_rows = std::max(most_rows, tokens);
-    most_blocks =
-        std::max(most_blocks, BlocksOf(batch, all[static_cast<size_t>(other)], dense_model));
+    for (const Slice& s : others) tokens += s.end - s.begin;
     home_rows.push_back(ShareOf(tokens, layout.PlaceOf(other).tp, layout.tp).size());
+    most_rows = std::max(most_rows, tokens);
+    std::vector<Block> of_other = BlocksOf(batch, others, materialised_end, materialised_rows);
+    most_blocks = std::max(most_blocks, static_cast<int64_t>(of_other.size()));
+    if (other == rank) blocks = std::move(of_other);
   }
   for (size_t s = 0; s < slices.size(); ++s) {
-    const bool materialised =
-        Materialises(batch.extends[static_cast<size_t>(slices[s].extend)], dense_model);
-    const int64_t limit = BlockRows(materialised);
     slice_row.push_back(rows());
     for (int64_t p = slices[s].begin; p < slices[s].end; ++p) {
-      if (blocks.empty() || blocks.back().materialised != materialised ||
-          blocks.back().rows() == limit) {
-        blocks.push_back({rows(), rows(), materialised});
-      }
-      ++blocks.back().end;
       slice.push_back(static_cast<int32_t>(s));
       position.push_back(static_cast<int32_t>(p));
     }
   }
-  CHECK(static_cast<int64_t>(blocks.size()) == BlocksOf(batch, slices, dense_model), blocks.size(),
-        " blocks of rank ", rank);
 }
 
 namespace {
@@ -129,7 +127,11 @@ void Forward::ClearCounters() {
 
 void Forward::Run(const Batch& batch, const StepSlices& slices, StepOutput& output) {
   const ArenaScope scope(arena_);
-  const LocalStep step(batch, output, slices, layout_, rank_, !config_.sparse());
+  const int64_t row_bytes =
+      heads_.size() * (config_.qk_head_dim() + config_.v_head_dim) * SizeOf(type_);
+  const LocalStep step(
+      batch, output, slices, layout_, rank_, MaterialisedEnd(config_),
+      std::max(kMaterialisedRows, kMaterialisedBytes / std::max<int64_t>(1, row_bytes)));
   const View<float, 2> x = arena_.Floats(step.rows(), config_.hidden_size);  // residual stream
   {
     const TraceZone zone(trace_, "embed");
@@ -176,9 +178,8 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
     const View<float, 2> rows = x.Slice(block.begin, block.end);
     const Queries queries = MakeQueries(index, step, block, rows);
     wait_for_keys();
-    const Selection selected = Select(index, step, block, rows, queries, pages);
     const Rows attended = arena_.Matrix(type_, block.rows(), attended_columns);
-    Attend(index, step, block, queries, selected, pages, attended);
+    Attend(index, step, block, rows, queries, pages, attended);
     add_output(attended, rows);
   }
   wait_for_keys();  // a rank without tokens takes part in the exchange all the same

@@ -45,9 +45,10 @@ struct LocalStep {
   int64_t most_rows = 0;           // the same
   std::vector<int64_t> home_rows;  // of each rank of the world: tokens whose experts it adds up
 
-  // `rank` computes slices[rank] of the batch.
+  // `rank` computes slices[rank] of the batch. materialised_end: see MaterialisedEnd; a block of
+  // materialised heads has at most materialised_rows.
   LocalStep(const Batch& batch, const StepOutput& output, const StepSlices& slices,
-            const Layout& layout, int rank, bool dense_model);
+            const Layout& layout, int rank, int64_t materialised_end, int64_t materialised_rows);
   int64_t rows() const { return static_cast<int64_t>(position.size()); }
   const Slice& SliceOf(int64_t row) const {
     return slices[static_cast<size_t>(slice[static_cast<size_t>(row)])];
@@ -100,6 +101,11 @@ class Forward {
     const int32_t* positions = nullptr;  // [rows, width], ascending
     const int32_t* count = nullptr;      // per row; 0: all keys
   };
+  // The same for materialised heads: bit j of word [row, p] is set if the row sees key 64 p + j.
+  struct KeyMask {
+    int64_t stride = 0;               // words of a row
+    const uint64_t* words = nullptr;  // [rows, stride]; null: every row sees all its keys
+  };
 
   void Layer(int64_t index, const LocalStep& step, View<float, 2> x);
   void Logits(const LocalStep& step, View<const float, 2> x, StepOutput& output);
@@ -113,14 +119,17 @@ class Forward {
   void PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x);
   Queries MakeQueries(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                       View<const float, 2> x);
+  // x: the residual stream of the block's rows, for the indexer.
   void Attend(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
-              const Queries& queries, const Selection& selection, const LayerPages& pages,
+              View<const float, 2> x, const Queries& queries, const LayerPages& pages,
               const Rows& out);
+  KeyMask SelectMask(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
+                     View<const float, 2> x, const Queries& queries, const LayerPages& pages);
   void AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, int64_t first_row,
                       const Rows& queries, const Selection& selection, int64_t selection_row,
                       const LayerPages& pages, const Rows& out);
   void AttendMaterialised(const AttentionWeights& w, const LocalStep& step,
-                          const LocalStep::Block& block, const Rows& queries,
+                          const LocalStep::Block& block, const Rows& queries, const KeyMask& mask,
                           const LayerPages& pages, const Rows& out);
 
   // indexer.cc

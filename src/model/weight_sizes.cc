@@ -63,9 +63,9 @@ Status AddAttention(const PackedTypes& types, const ModelConfig& c, DType mode,
   }
   CAUSEWAY_RETURN_IF_ERROR(
       types.Add({prefix + "kv_a_proj_with_mqa", c.latent_dim(), c.hidden_size}, whole));
-  // kv_b_proj is never int8; dense attention keeps it in both forms.
+  // kv_b_proj is never int8, and kept for both forms of attention.
   heads += c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank *
-           SizeOf(mode) * (c.sparse() ? 1 : 2);
+           SizeOf(mode) * 2;
   CAUSEWAY_RETURN_IF_ERROR(
       types.Add({prefix + "o_proj", c.hidden_size, c.num_attention_heads * c.v_head_dim}, heads));
   if (!c.sparse()) return Status();

@@ -210,11 +210,10 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
       FindMatrix(checkpoint(), c, module, c.num_attention_heads * (nope + value), rank));
   out.w_uk.resize(heads);
   out.w_uv.resize(heads);
-  if (!c.sparse()) out.kv_b.resize(heads);
+  out.kv_b.resize(heads);
   for (size_t head = 0; head < heads; ++head) {
     const DType mode = weights_.mode_;
-    const int64_t forms = c.sparse() ? 1 : 2;
-    AddTask(forms * (nope + value) * rank * SizeOf(mode), [=, &out] {
+    AddTask(2 * (nope + value) * rank * SizeOf(mode), [=, &out] {
       std::vector<float> rows(static_cast<size_t>((nope + value) * rank));
       const int64_t first = (share.begin + static_cast<int64_t>(head)) * (nope + value);
       DequantizeRows(stored, first, first + nope + value, rows.data());
@@ -228,10 +227,8 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
       out.w_uk[head].PackRows(0, rank, transposed.data());
       out.w_uv[head] = Weight(mode, value, rank);
       out.w_uv[head].PackRows(0, value, rows.data() + nope * rank);
-      if (!out.kv_b.empty()) {
-        out.kv_b[head] = Weight(mode, nope + value, rank);
-        out.kv_b[head].PackRows(0, nope + value, rows.data());
-      }
+      out.kv_b[head] = Weight(mode, nope + value, rank);
+      out.kv_b[head].PackRows(0, nope + value, rows.data());
       return Status();
     });
   }

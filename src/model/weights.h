@@ -53,7 +53,7 @@ struct AttentionWeights {
   std::vector<float> kv_a_norm;  // [kv_lora_rank]
   std::vector<Weight> w_uk;      // per head [kv_lora_rank, nope]: absorbs k_nope into the query
   std::vector<Weight> w_uv;      // per head [value, kv_lora_rank]
-  std::vector<Weight> kv_b;      // per head [nope + value, kv_lora_rank]; dense attention only
+  std::vector<Weight> kv_b;      // per head [nope + value, kv_lora_rank]: materialises
   Weight o;                      // [hidden, heads * value], row-parallel
   IndexerWeights indexer;        // empty unless the model is sparse
 };

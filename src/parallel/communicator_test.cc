@@ -19,7 +19,7 @@ namespace {
 using Ends = std::vector<std::unique_ptr<Communicator>>;
 
 constexpr int64_t kLongMs = 120'000;  // no test may wait for this one
-constexpr int64_t kShortMs = 500;  // on a busy machine a rank may come 50 ms late
+constexpr int64_t kShortMs = 500;     // on a busy machine a rank may come 50 ms late
 
 struct Backend {
   const char* name;

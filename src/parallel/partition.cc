@@ -78,13 +78,13 @@ double WaterLevel(std::vector<double> loads, double amount) {
   return amount;
 }
 
-// The smallest end in [begin, limit] such that the cost of [begin, end) is at least `wanted`.
+// The smallest end in [begin, limit] such that the slice [begin, end) costs at least `wanted`.
 int64_t CutAt(const TokenCost& cost, int64_t begin, int64_t limit, double wanted) {
   int64_t low = begin;
   int64_t high = limit;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
-    if (cost.Of(begin, middle) >= wanted) {
+    if (cost.OfSlice(begin, middle) >= wanted) {
       high = middle;
     } else {
       low = middle + 1;
@@ -93,13 +93,43 @@ int64_t CutAt(const TokenCost& cost, int64_t begin, int64_t limit, double wanted
   return low;
 }
 
+// Cuts the extends `split`, end to end, for ranks that are to have `room` each; the last one takes
+// what is left. Returns what it has above its room (or all ranks have below theirs, negative).
+double FillRanks(const TokenCost& cost, const std::vector<ExtendRange>& batch,
+                 const std::vector<size_t>& split, const std::vector<double>& room, Plan& plan) {
+  // Sums over the ranks up to this one: what one rank gets too much or too little, the next evens
+  // out.
+  size_t rank = 0;
+  double wanted = room[0];
+  double given = 0.0;
+  for (size_t i : split) {
+    const int64_t last = batch[i].end;
+    for (int64_t at = batch[i].begin; at < last;) {
+      int64_t end = last;
+      if (rank + 1 < room.size()) {
+        end = CutAt(cost, at, last, std::max(0.0, wanted - given));
+        if (end - at < kLeastPiece) {
+          end = at;
+        } else if (last - end < kLeastPiece) {
+          end = last;
+        }
+      }
+      Append(plan[rank], {static_cast<int32_t>(i), at, end});
+      given += cost.OfSlice(at, end);
+      if (end < last) wanted += room[++rank];
+      at = end;
+    }
+  }
+  return given - std::accumulate(room.begin(), room.end(), 0.0);
+}
+
 Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& batch) {
   const auto ranks = static_cast<size_t>(cp);
   std::vector<size_t> whole;
   std::vector<size_t> split;
   std::vector<double> costs;
   for (size_t i = 0; i < batch.size(); ++i) {
-    costs.push_back(cost.Of(batch[i].begin, batch[i].end));
+    costs.push_back(cost.OfSlice(batch[i].begin, batch[i].end));
     (batch[i].end - batch[i].begin < kWholeBelow ? whole : split).push_back(i);
   }
   // Short extends, the longest first, each to the rank with the least so far.
@@ -116,31 +146,25 @@ Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& bat
   // Long ones, end to end, fill the ranks in order up to one level.
   double left = 0.0;
   for (size_t i : split) left += costs[i];
-  const double level = WaterLevel(loads, left);
-  const auto room = [&](size_t r) { return std::max(0.0, level - loads[r]); };
-  // Sums over the ranks up to this one: what one rank gets too much or too little, the next evens
-  // out.
-  size_t rank = 0;
-  double wanted = room(0);
-  double given = 0.0;
-  for (size_t i : split) {
-    const int64_t last = batch[i].end;
-    for (int64_t at = batch[i].begin; at < last;) {
-      int64_t end = last;
-      if (rank + 1 < ranks) {
-        end = CutAt(cost, at, last, std::max(0.0, wanted - given));
-        if (end - at < kLeastPiece) {
-          end = at;
-        } else if (last - end < kLeastPiece) {
-          end = last;
-        }
-      }
-      Append(plan[rank], {static_cast<int32_t>(i), at, end});
-      given += cost.Of(at, end);
-      if (end < last) wanted += room(++rank);
-      at = end;
+  double level = WaterLevel(loads, left);
+  const auto fill = [&](double to, Plan& slices) {
+    std::vector<double> room;
+    for (double load : loads) room.push_back(std::max(0.0, to - load));
+    return FillRanks(cost, batch, split, room, slices);
+  };
+  if (cost.again > 0.0 && ranks > 1) {
+    // Cuts add to the cost: the least level at which all fits, to a part in a million.
+    double low = level;
+    double high = level;
+    for (size_t i : split) high += cost.again * static_cast<double>(batch[i].end);
+    while (high - low > 1e-6 * high) {
+      const double middle = low + (high - low) / 2;
+      Plan tried(ranks);
+      (fill(middle, tried) > 0.0 ? low : high) = middle;
     }
+    if (Plan tried(ranks); fill(low, tried) > 0.0) level = high;
   }
+  fill(level, plan);
   for (auto& slices : plan) {
     std::sort(slices.begin(), slices.end(), [](const Slice& a, const Slice& b) {
       return a.extend != b.extend ? a.extend < b.extend : a.begin < b.begin;
@@ -154,15 +178,14 @@ Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& bat
 double TokenCost::Of(int64_t begin, int64_t end) const {
   if (end <= begin) return 0.0;
   double total = linear * static_cast<double>(end - begin);
-  if (dense_limit <= 0) {
-    total += dense * TriangleSum(begin, end);
-  } else {
-    // Positions below dense_limit - 1 see fewer keys than the limit.
-    const int64_t rising = std::clamp(dense_limit - 1, begin, end);
-    total += dense * (TriangleSum(begin, rising) +
-                      static_cast<double>(dense_limit) * static_cast<double>(end - rising));
-  }
+  const int64_t rising = dense_end < 0 ? end : std::clamp(dense_end, begin, end);
+  total += dense * TriangleSum(begin, rising) + flat * static_cast<double>(end - rising);
   return total + index * TriangleSum(std::clamp(index_from, begin, end), end);
+}
+
+double TokenCost::OfSlice(int64_t begin, int64_t end) const {
+  const bool again_from_0 = begin < end && (dense_end < 0 || begin < dense_end);
+  return Of(begin, end) + (again_from_0 ? again * static_cast<double>(begin) : 0.0);
 }
 
 std::vector<std::vector<Slice>> Partition(PartitionKind kind, int cp, const TokenCost& cost,

@@ -24,16 +24,22 @@ struct Slice {
 };
 
 // Modelled cost of a token at position p, in any unit:
-//   linear + dense * min(p + 1, dense_limit) + index * (p + 1 if p >= index_from else 0)
-// Three numbers of model/cost.h and two limits: parallel/ knows no model.
+//   linear + (p < dense_end ? dense * (p + 1) : flat) + index * (p + 1 if p >= index_from else 0)
+// and, once for a slice that begins at b < dense_end: again * b, for what it computes of the keys
+// before it although another rank has done so too.
+// Five numbers of model/cost.h and two limits: parallel/ knows no model.
 struct TokenCost {
   double linear = 1.0;
-  double dense = 0.0;       // per visible key, attention
-  int64_t dense_limit = 0;  // top-k for sparse attention; 0: no limit
-  double index = 0.0;       // per visible key, indexer
-  int64_t index_from = 0;   // positions below select everything and need no scores
+  double dense = 0.0;      // per visible key: attention to all of them
+  int64_t dense_end = -1;  // positions from here on attend to a fixed number of keys; -1: none
+  double flat = 0.0;       // for that number
+  double again = 0.0;      // per key before a slice
+  double index = 0.0;      // per visible key, indexer
+  int64_t index_from = 0;  // positions below select everything and need no scores
   // Cost of all tokens in [begin, end); closed form.
   double Of(int64_t begin, int64_t end) const;
+  // Of one slice with them.
+  double OfSlice(int64_t begin, int64_t end) const;
 };
 
 // result[rank] lists the slices of each of cp ranks, ascending by (extend, begin). Every token of

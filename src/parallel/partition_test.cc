@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <random>
 
 #include "base/check.h"
@@ -23,11 +24,14 @@ constexpr uint32_t kSeed = 20261125;
 
 // Token-linear, dense and sparse attention, in the proportions of a real model.
 std::vector<TokenCost> Costs() {
-  return {
-      TokenCost(), TokenCost{.linear = 5000.3, .dense = 1.7},
-      TokenCost{
-          .linear = 5000.3, .dense = 3.1, .dense_limit = 2048, .index = 0.7, .index_from = 2048},
-      TokenCost{.linear = 0.0, .dense = 1.0}};
+  return {TokenCost(), TokenCost{.linear = 5000.3, .dense = 1.7},
+          TokenCost{.linear = 5000.3,
+                    .dense = 3.1,
+                    .dense_end = 6976,
+                    .flat = 20000.7,
+                    .index = 0.7,
+                    .index_from = 2048},
+          TokenCost{.linear = 0.0, .dense = 1.0}};
 }
 
 std::string Print(PartitionKind kind, int cp, const BatchOfRanges& batch) {
@@ -39,9 +43,8 @@ std::string Print(PartitionKind kind, int cp, const BatchOfRanges& batch) {
 // Of one token at position p, by the formula of the header.
 double CostAt(const TokenCost& cost, int64_t p) {
   const auto keys = static_cast<double>(p + 1);
-  const double attended =
-      cost.dense_limit > 0 ? std::min(keys, static_cast<double>(cost.dense_limit)) : keys;
-  return cost.linear + cost.dense * attended + (p >= cost.index_from ? cost.index * keys : 0.0);
+  const double attended = cost.dense_end < 0 || p < cost.dense_end ? cost.dense * keys : cost.flat;
+  return cost.linear + attended + (p >= cost.index_from ? cost.index * keys : 0.0);
 }
 
 double LoadOf(const TokenCost& cost, const std::vector<Slice>& slices) {
@@ -306,10 +309,44 @@ TEST(Partition, AModelWithoutAnyCostIsStillCovered) {
                            {{0, 200}, {0, 5}}));
 }
 
+// A slice that begins late in a prompt computes again what its keys need: it gets fewer tokens.
+TEST(Partition, WhatASliceComputesAgainIsEvenedOut) {
+  TokenCost cost{.linear = 1e6, .dense = 100, .flat = 7e5, .again = 2e5};
+  TokenCost without = cost;
+  without.again = 0;
+  const auto loads = [&](const Plan& plan) {
+    std::vector<double> out;
+    for (const auto& slices : plan) {
+      out.push_back(0.0);
+      for (const Slice& s : slices) out.back() += cost.OfSlice(s.begin, s.end);
+    }
+    std::sort(out.begin(), out.end());
+    return out;
+  };
+  for (const int64_t dense_end : {int64_t{-1}, int64_t{7000}}) {
+    cost.dense_end = dense_end;
+    without.dense_end = dense_end;
+    for (const int64_t begin : {0, 8192}) {
+      for (const int cp : {2, 3, 4, 8}) {
+        const BatchOfRanges batch = {{begin, begin + 8192}, {0, 40}, {10, 500}};
+        const auto found = loads(Partition(PartitionKind::kBalanced, cp, cost, batch));
+        const auto plain = loads(Partition(PartitionKind::kBalanced, cp, without, batch));
+        EXPECT_LE(found.back(), 1.01 * plain.back()) << "cp " << cp << ", begin " << begin;
+        // Where a cut decides whether the next slice pays at all, no cut evens them out.
+        if (dense_end >= 0) continue;
+        EXPECT_LE(found.back() - found.front(), 0.02 * found.back())
+            << "cp " << cp << ", begin " << begin;
+      }
+    }
+  }
+}
+
 TEST(TokenCost, OfARangeIsTheSumOverItsTokens) {
   std::vector<TokenCost> costs = Costs();
-  costs.push_back({.linear = 1, .dense = 2, .dense_limit = 1, .index = 3, .index_from = 0});
-  costs.push_back({.linear = 1, .dense = 2, .dense_limit = 10, .index = 3, .index_from = 50});
+  costs.push_back(
+      {.linear = 1, .dense = 2, .dense_end = 0, .flat = 2, .index = 3, .index_from = 0});
+  costs.push_back(
+      {.linear = 1, .dense = 2, .dense_end = 10, .flat = 9, .index = 3, .index_from = 50});
   for (const TokenCost& cost : costs) {
     for (int64_t begin : {0, 1, 8, 9, 10, 49, 50, 51, 2040, 2047, 2048, 3000}) {
       double sum = 0.0;

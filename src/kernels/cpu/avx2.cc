@@ -31,6 +31,23 @@ struct Isa {
     return _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(x, y)),
                          _mm256_castpd_ps(_mm256_unpackhi_pd(x, y)));
   }
+  static F Max(F a, F b) { return _mm256_max_ps(a, b); }  // b if either is no number
+  static F Nearest(F x) {
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // p * 2^n for p in [1/2, 2), n the integer nearest to x; 0 if x < -126.
+  static F TimesPowerOfTwo(F p, F n, F x) {
+    const I exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    const F product = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
+    return _mm256_and_ps(product, _mm256_cmp_ps(x, _mm256_set1_ps(-126.0f), _CMP_GE_OQ));
+  }
+  // -inf where the lane's bit is 0.
+  static F KeepOrMinusInf(F x, uint32_t bits) {
+    const I lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const I set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);
+    return _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), x,
+                            _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane)));
+  }
   static I LoadI(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static F Odd(const uint16_t* p) {
     return _mm256_castsi256_ps(
@@ -41,6 +58,7 @@ struct Isa {
   static F Permute(F x, const int32_t*) { return x; }
   static F DotPairs(F acc, F, F) { return acc; }
   static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}
+  static void StoreBf16(uint16_t*, F) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
   static I ZeroI() { return _mm256_setzero_si256(); }

@@ -35,6 +35,23 @@ struct Isa {
     return (F{a[0], b[0], c[0], d[0]} + F{a[2], b[2], c[2], d[2]}) +
            (F{a[1], b[1], c[1], d[1]} + F{a[3], b[3], c[3], d[3]});
   }
+  static F Max(F a, F b) { return a > b ? a : b; }  // b if either is no number
+  static F Nearest(F x) {
+    constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    return (x + kShift) - kShift;
+  }
+  // p * 2^n for p in [1/2, 2), n the integer nearest to x; 0 if x < -126.
+  static F TimesPowerOfTwo(F p, F n, F x) {
+    const F shifted = n + 12582912.0f;  // n stands in its low bits; for x far below, not used
+    const I product = reinterpret_cast<I>(p) + ((reinterpret_cast<I>(shifted) - 0x4b400000) << 23);
+    return reinterpret_cast<F>(product & (x >= -126.0f));
+  }
+  // -inf where the lane's bit is 0.
+  static F KeepOrMinusInf(F x, uint32_t bits) {
+    const I lane = {1, 2, 4, 8};
+    const I set = (lane & static_cast<int32_t>(bits)) == lane;
+    return set ? x : F{} - __builtin_inff();
+  }
   static I Pairs(const uint16_t* p) {
     I x;
     __builtin_memcpy(&x, p, sizeof(x));
@@ -48,6 +65,7 @@ struct Isa {
   static F Permute(F x, const int32_t*) { return x; }
   static F DotPairs(F acc, F, F) { return acc; }
   static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}
+  static void StoreBf16(uint16_t*, F) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
   static I ZeroI() { return I{}; }

@@ -240,6 +240,7 @@ class OnlineSoftmax {
   void AddBlock(const float (&score)[kPage], Value value) {
     float top = max_;
     for (float s : score) top = std::max(top, s);
+    if (top == -INFINITY) return;  // no key so far
     const float rescale = std::exp(max_ - top);
     float weight[kPage];
     for (int64_t key = 0; key < kPage; ++key) weight[key] = std::exp(score[key] - top);
@@ -298,7 +299,9 @@ void DenseAttention(const DenseAttentionArgs& args) {
               return Load(args.type, args.k_panels,
                           k_base + PackedIndex(args.type, kPage, args.key_dim, key, k));
             });
-        score[key] = page * kPage + key <= position ? dot * args.scale : -INFINITY;
+        const bool selected = args.selected == nullptr ||
+                              (args.selected[i * args.selected_stride + page] >> key & 1) != 0;
+        score[key] = selected && page * kPage + key <= position ? dot * args.scale : -INFINITY;
       }
       softmax.AddBlock(score, [&](int64_t key, int64_t j) {
         return Load(args.type, args.v_panels,
