@@ -50,10 +50,11 @@ StatusOr<Timing> TimePrefill(ModelHost& host, const std::vector<int32_t>& tokens
   host.ranks().ClearTraces();
   const int64_t begin_ns = NowNs();
   CAUSEWAY_RETURN_IF_ERROR(run->Prefill(tokens, chunk, LogitsWanted::kLast, logits));
-  return Timing{
-      static_cast<double>(NowNs() - begin_ns) * 1e-9, OperationTimes::Of(host.ranks().lanes()),
-      VolumeReport(host.weights(), host.ranks(), static_cast<int64_t>(tokens.size()), chunk),
-      ExpertLoad(host.weights(), host.ranks())};
+  return Timing{static_cast<double>(NowNs() - begin_ns) * 1e-9,
+                OperationTimes::Of(host.ranks().lanes()),
+                VolumeReport(host.weights(), host.cache().shape(), host.ranks(),
+                             static_cast<int64_t>(tokens.size()), chunk),
+                ExpertLoad(host.weights(), host.ranks())};
 }
 
 double Median(std::vector<double> values) {

@@ -8,8 +8,8 @@
 
 namespace causeway {
 
-VolumeReport::VolumeReport(const Weights& weights, const RankGroup& ranks, int64_t tokens,
-                           int64_t chunk)
+VolumeReport::VolumeReport(const Weights& weights, const KvShape& cache, const RankGroup& ranks,
+                           int64_t tokens, int64_t chunk)
     : tokens_(tokens), layers_(weights.config().num_hidden_layers) {
   const ModelConfig& config = weights.config();
   const ExpertPlacement placement(config, ranks.layout(), weights.share().redundant);
@@ -22,7 +22,7 @@ VolumeReport::VolumeReport(const Weights& weights, const RankGroup& ranks, int64
                              .pages = {},
                              .logits = end == tokens ? LogitsWanted::kLast : LogitsWanted::kNone});
     for (const Volume& volume : PredictVolumes(
-             config, VolumeTypes::Of(weights), ranks.layout(), placement, batch,
+             config, VolumeTypes::Of(weights, cache), ranks.layout(), placement, batch,
              SlicesOf(batch, ranks.layout(), PartitionCost(config)), /*choices=*/nullptr)) {
       RowOf(volume.operation).predicted += volume.bytes;
     }
