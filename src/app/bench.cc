@@ -53,10 +53,10 @@ StatusOr<Timing> TimePrefill(ModelHost& host, const std::vector<int32_t>& tokens
   const double seconds = static_cast<double>(NowNs() - begin_ns) * 1e-9;
   CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<HostCounts> counts, host.ranks().Counts());
   const Layout& layout = host.ranks().layout();
-  return Timing{
-      seconds, OperationTimes::Of(host.ranks().lanes()),
-      VolumeReport(host.weights(), layout, counts, static_cast<int64_t>(tokens.size()), chunk),
-      ExpertLoad(host.weights(), layout, counts)};
+  return Timing{seconds, OperationTimes::Of(host.ranks().lanes()),
+                VolumeReport(host.weights(), host.cache().shape(), layout, counts,
+                             static_cast<int64_t>(tokens.size()), chunk),
+                ExpertLoad(host.weights(), layout, counts)};
 }
 
 double Median(std::vector<double> values) {

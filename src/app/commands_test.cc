@@ -146,6 +146,14 @@ TEST_F(Commands, InspectCountsEveryStoredByteOnce) {
   }
   EXPECT_EQ(bytes, (*checkpoint)->bytes());
   EXPECT_EQ(report.at("ranks").size(), 2u);
+  // Index keys of 32 values in 3 layers: 2 bytes a value, or 1 and a scale of 4.
+  const auto int8 =
+      Good({"inspect", "--model-path", model, "--index-cache-dtype", "int8", "--json"});
+  EXPECT_EQ(
+      report.at("kv_bytes_per_token").get<int>() - int8.Json().at("kv_bytes_per_token").get<int>(),
+      3 * (64 - 36));
+  Bad({"inspect", "--model-path", model, "--dtype", "float32", "--index-cache-dtype", "bfloat16"},
+      "--index-cache-dtype bfloat16 needs --dtype bfloat16");
   EXPECT_NE(Good({"inspect", "--model-path", model, "--tensors"}).out.find("F8_E4M3"),
             std::string::npos);
 }

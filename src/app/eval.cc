@@ -262,6 +262,7 @@ void AddLayouts(CLI::App& eval, Run& run) {
   layouts->add_option("--dtype", flags->model.dtype, "Numeric mode: bfloat16 or float32")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
       ->capture_default_str();
+  flags->model.RegisterIndexCacheDtype(*layouts);
   layouts->add_option("--isa", flags->model.isa, "Instruction set of the kernels")
       ->capture_default_str();
   layouts->add_option("--world", flags->world, "Most ranks of a layout")

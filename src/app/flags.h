@@ -14,6 +14,7 @@ namespace causeway {
 struct ModelFlags {
   std::string model_path;
   std::string dtype = "auto";
+  std::string index_cache_dtype = "auto";
   int tp = 0;  // world size; 0: cp_size * dp_size
   int cp_size = 1;
   int dp_size = 1;
@@ -39,6 +40,7 @@ struct ModelFlags {
 
   // `model_required`: --model-path must be given.
   void Register(CLI::App& app, bool model_required = true);
+  void RegisterIndexCacheDtype(CLI::App& app);
   StatusOr<HostOptions> ToHostOptions() const;
 };
 

@@ -147,6 +147,8 @@ const Case kCases[] = {
     {2, "v3-tiny-int8", "--tp 4 --ep-size 4 --moe-a2a-backend alltoall"},
     {2, "v2-tiny-f32", "--cp-size 2 --dtype float32"},
     {2, "v2-tiny-group-f32", "--tp 2 --moe-a2a-backend alltoall --chunked-prefill-size 20"},
+    {2, "v32-tiny-bf16", "--cp-size 2 --index-cache-dtype int8"},
+    {2, "v32-tiny-bf16", "--tp 4 --cp-size 2 --chunked-prefill-size 37 --index-cache-dtype int8"},
     {4, "v32-tiny-bf16", "--cp-size 4"},
     {4, "v32-tiny-fp8", "--tp 4 --ep-size 4 --moe-a2a-backend alltoall"},
     {4, "v32-tiny-bf16", "--tp 8 --cp-size 2 --dp-size 2 --ep-size 8 --cp-partition zigzag"},
@@ -160,16 +162,20 @@ const Case kCases[] = {
 
 TEST_F(HostsTest, TwoAndFourHostsGiveTheBitsOfOneProcess) {
   const std::string tokens = TokensFile(150);   // over index_topk, and over two pages
-  std::map<std::string, std::string> expected;  // by model and numeric mode
+  std::map<std::string, std::string> expected;  // by model and what else decides over bits
   for (const Case& each : kCases) {
     const std::string what = Text(each.hosts, " hosts, ", each.model, ", ", each.flags);
     const Words base = {"logits",   "--model-path", kFixtures + each.model,
                         "--tokens", tokens,         "--json"};
-    const bool exact = std::string(each.flags).find("--dtype float32") != std::string::npos;
-    std::string& hash = expected[Text(each.model, exact)];
-    if (hash.empty()) {
-      hash = Hash(*Start(base + (exact ? Words{"--dtype", "float32"} : Words())));
+    Words numeric;
+    for (const Words& flag : {Words{"--dtype", "float32"}, Words{"--index-cache-dtype", "int8"}}) {
+      if (Text(each.flags).find(Text(flag[0], " ", flag[1])) != std::string::npos) {
+        numeric = numeric + flag;
+      }
     }
+    std::string& hash =
+        expected[Text(each.model, numeric.size(), numeric.empty() ? "" : numeric[0])];
+    if (hash.empty()) hash = Hash(*Start(base + numeric));
     auto hosts = StartHosts(each.hosts, base + Split(each.flags));
     EXPECT_EQ(Hash(*hosts[0]), hash) << what;
     for (size_t host = 1; host < hosts.size(); ++host) {

@@ -214,7 +214,8 @@ Status RunInspect(const InspectFlags& flags) {
   const KvShape kv{.layers = config.num_hidden_layers,
                    .latent_dim = config.latent_dim(),
                    .index_dim = config.index_head_dim,
-                   .type = options.dtype};
+                   .type = options.dtype,
+                   .int8_index = options.int8_index};
   const LayoutReport ranks(config, layout, sizes, kv.BytesPerToken());
   if (flags.json) {
     nlohmann::json report = {{"model", options.model_path},

@@ -16,12 +16,12 @@ constexpr char kControl[] = "control";
 
 }  // namespace
 
-VolumeReport::VolumeReport(const Weights& weights, const Layout& layout,
+VolumeReport::VolumeReport(const Weights& weights, const KvShape& cache, const Layout& layout,
                            const std::vector<HostCounts>& counts, int64_t tokens, int64_t chunk)
     : tokens_(tokens), layers_(weights.config().num_hidden_layers) {
   const ModelConfig& config = weights.config();
   const ExpertPlacement placement(config, layout, weights.share().redundant);
-  const VolumeTypes types = VolumeTypes::Of(weights);
+  const VolumeTypes types = VolumeTypes::Of(weights, cache);
   if (chunk <= 0) chunk = tokens;
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t end = std::min(tokens, begin + chunk);

@@ -17,8 +17,8 @@ class VolumeReport {
   VolumeReport() = default;
   // counts[host]: of ranks that have computed one prompt of `tokens` tokens in chunks of at most
   // `chunk` (<= 0: all at once) since their counters were cleared.
-  VolumeReport(const Weights& weights, const Layout& layout, const std::vector<HostCounts>& counts,
-               int64_t tokens, int64_t chunk);
+  VolumeReport(const Weights& weights, const KvShape& cache, const Layout& layout,
+               const std::vector<HostCounts>& counts, int64_t tokens, int64_t chunk);
 
   // One row per operation; empty if nothing moved.
   std::string Table() const;

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <set>
 
 #include "base/bf16.h"
@@ -56,6 +57,27 @@ TEST(KvCache, KeepsLatentsAsRowsAndIndexKeysAsPanels) {
   cache.LoadIndexKey(1, 2, 5, key_back);
   EXPECT_TRUE(std::equal(latent, latent + 6, latent_back));
   EXPECT_TRUE(std::equal(key, key + 4, key_back));
+}
+
+TEST(KvCache, KeepsInt8IndexKeysAsUnsignedPanelsWithTheirScales) {
+  const KvShape shape{
+      .layers = 2, .latent_dim = 6, .index_dim = 8, .type = DType::kBf16, .int8_index = true};
+  EXPECT_EQ(shape.index_bytes(), 8 + 4);
+  EXPECT_EQ(shape.BytesPerToken(), 2 * (6 * 2 + 8 + 4));
+  const KvCache cache(shape, 2);
+  EXPECT_EQ(cache.bytes(), 2 * kPage * shape.BytesPerToken());
+  int8_t key[12] = {-127, 127, 0, 5, -6, 7, -8, 9};
+  const float scale = 0.25f;
+  std::memcpy(key + 8, &scale, 4);
+  cache.StoreIndexKey(1, 1, 63, key);
+  const auto* page = static_cast<const uint8_t*>(cache.IndexPage(1, 1));
+  // [dim / 4][64][4], plus 128: dimension 6 of slot 63 is the third of group 1.
+  EXPECT_EQ(page[1 * kPage * 4 + 63 * 4 + 2], 120);
+  EXPECT_EQ(page[63 * 4], 1);
+  EXPECT_EQ(reinterpret_cast<const float*>(page + 8 * kPage)[63], 0.25f);
+  int8_t back[12] = {};
+  cache.LoadIndexKey(1, 1, 63, back);
+  EXPECT_TRUE(std::equal(key, key + 12, back));
 }
 
 }  // namespace

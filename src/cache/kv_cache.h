@@ -15,13 +15,21 @@ struct KvShape {
       0;  // kv_lora_rank + qk_rope_head_dim: the normed latent, then the rotated key
   int64_t index_dim = 0;  // index_head_dim; 0 without an indexer
   DType type = DType::kBf16;
+  bool int8_index = false;  // index keys as int8 with a scale each, else in `type`; index_dim % 4
 
-  int64_t BytesPerToken() const { return layers * (latent_dim + index_dim) * SizeOf(type); }
+  DType index_type() const { return int8_index ? DType::kI8 : type; }
+  int64_t latent_bytes() const { return latent_dim * SizeOf(type); }
+  // An index key: its values, and for int8 its scale, f32.
+  int64_t index_bytes() const {
+    return index_dim * SizeOf(index_type()) + (int8_index && index_dim > 0 ? 4 : 0);
+  }
+  int64_t BytesPerToken() const { return layers * (latent_bytes() + index_bytes()); }
 };
 
 // Pages of 64 tokens. In a page of a layer, latents are rows [64, latent_dim]; index keys are
-// packed as the operand of the score product, [index_dim / g][64][g] with g = 1 (f32) or 2 (bf16),
-// so that a page is one packed panel (kernels/op_table.h).
+// packed as the operand of the score product, [index_dim / g][64][g] with g = 1 (f32), 2 (bf16) or
+// 4 (int8), so that a page is one packed panel; int8 with 128 added to every value, and with the 64
+// scales behind the panel (IndexScoreArgs, kernels/op_table.h).
 //
 // Rank threads write disjoint tokens and read after the layer's exchange; nothing is locked.
 class KvCache {
@@ -34,7 +42,8 @@ class KvCache {
 
   void* LatentPage(int64_t layer, int32_t page) const;  // [64, latent_dim]
   void* IndexPage(int64_t layer, int32_t page) const;   // packed [64, index_dim]
-  // Stores one token's values, already in the cache's type.
+  // Stores one token's values, already in the cache's type: latent_bytes() or index_bytes(), an
+  // int8 key's scale behind its values.
   void StoreLatent(int64_t layer, int32_t page, int64_t slot, const void* values) const;
   void StoreIndexKey(int64_t layer, int32_t page, int64_t slot, const void* values) const;
   // Their opposites.
@@ -42,10 +51,13 @@ class KvCache {
   void LoadIndexKey(int64_t layer, int32_t page, int64_t slot, void* values) const;
 
  private:
+  // What turns a word of signed int8 values to the unsigned ones that a page holds, and back.
+  uint32_t OffsetOf(int64_t word) const;
+
   const KvShape shape_;
   const int64_t pages_;
   Buffer latents_;     // [layers, pages, 64, latent_dim]
-  Buffer index_keys_;  // [layers, pages, index_dim / g, 64, g]
+  Buffer index_keys_;  // [layers, pages] of 64 keys
 };
 
 }  // namespace causeway

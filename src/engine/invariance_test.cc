@@ -28,10 +28,11 @@ const std::vector<int64_t> kChunks = {1, 7, 64, 1000, -1};
 struct Case {
   const char* fixture;
   DType dtype;
+  bool int8_index = false;
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.fixture << " " << NameOf(c.dtype);
+  return out << c.fixture << " " << NameOf(c.dtype) << (c.int8_index ? " int8 index keys" : "");
 }
 
 class Invariance : public testing::TestWithParam<Case> {
@@ -40,6 +41,7 @@ class Invariance : public testing::TestWithParam<Case> {
     HostOptions options;
     options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
     options.dtype = GetParam().dtype;
+    options.int8_index = GetParam().int8_index;
     options.context_length = 256;
     options.max_total_tokens = 2048;
     auto host = ModelHost::Load(options);
@@ -152,9 +154,11 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-bf16", DType::kF32},
                     Case{"v3-tiny-int8", DType::kBf16}, Case{"v32-tiny-bf16", DType::kBf16},
                     Case{"v32-tiny-bf16", DType::kF32}, Case{"v32-tiny-fp8", DType::kBf16},
-                    Case{"v2-tiny-f32", DType::kBf16}),
+                    Case{"v2-tiny-f32", DType::kBf16}, Case{"v32-tiny-bf16", DType::kBf16, true},
+                    Case{"v32-tiny-bf16", DType::kF32, true}),
     [](const testing::TestParamInfo<Case>& info) {
-      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype));
+      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype),
+                              info.param.int8_index ? "_int8_index" : "");
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });

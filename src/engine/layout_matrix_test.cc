@@ -19,6 +19,7 @@ constexpr int64_t kSample = 60;
 struct Case {
   const char* fixture;
   DType dtype;
+  bool int8_index = false;
 };
 
 class LayoutMatrix : public testing::TestWithParam<Case> {};
@@ -27,6 +28,7 @@ TEST_P(LayoutMatrix, EveryProductOfLayoutsGivesTheBytesOfOneRank) {
   HostOptions options;
   options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
   options.dtype = GetParam().dtype;
+  options.int8_index = GetParam().int8_index;
   options.context_length = 256;
   options.max_total_tokens = 2048;
   const auto host = ModelHost::Load(options);
@@ -52,6 +54,7 @@ TEST_P(LayoutMatrix, LayoutsWithRedundantExpertsGiveTheBytesOfOneRankToo) {
   HostOptions options;
   options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
   options.dtype = GetParam().dtype;
+  options.int8_index = GetParam().int8_index;
   options.context_length = 256;
   options.max_total_tokens = 2048;
   options.ranks.layout.cp = options.ranks.layout.ep = 2;
@@ -85,9 +88,11 @@ TEST_P(LayoutMatrix, LayoutsWithRedundantExpertsGiveTheBytesOfOneRankToo) {
 INSTANTIATE_TEST_SUITE_P(
     Models, LayoutMatrix,
     testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-int8", DType::kBf16},
-                    Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32}),
+                    Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32},
+                    Case{"v32-tiny-bf16", DType::kBf16, true}),
     [](const testing::TestParamInfo<Case>& info) {
-      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype));
+      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype),
+                              info.param.int8_index ? "_int8_index" : "");
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });

@@ -15,10 +15,11 @@ constexpr int64_t kDefaultContext = 65536 + 4096;
 std::string Agreement(const HostOptions& options, const ModelConfig& config,
                       const ModelHost& host) {
   return Text("layout ", options.ranks.layout.ToString(), "; kernels ", host.ops().name, "; dtype ",
-              NameOf(options.dtype), "; context ", host.context_length(), "; pages ",
-              host.cache().pages(), "; model ", config.model_type, " ", config.num_hidden_layers,
-              "x", config.hidden_size, " vocabulary ", config.vocab_size, " experts ",
-              config.n_routed_experts, " redundant ", options.redundant.per_layer);
+              NameOf(options.dtype), "; index keys ", NameOf(host.cache().shape().index_type()),
+              "; context ", host.context_length(), "; pages ", host.cache().pages(), "; model ",
+              config.model_type, " ", config.num_hidden_layers, "x", config.hidden_size,
+              " vocabulary ", config.vocab_size, " experts ", config.n_routed_experts,
+              " redundant ", options.redundant.per_layer);
 }
 
 StatusOr<std::unique_ptr<Communicator>> MeetHosts(const HostOptions& options,
@@ -55,6 +56,11 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   const int64_t total =
       options.max_total_tokens > 0 ? options.max_total_tokens : host->context_length_;
 
+  if (options.int8_index && config.index_head_dim % 4 != 0) {
+    return InvalidArgument(Text("--index-cache-dtype int8 needs an index_head_dim that 4 divides; ",
+                                options.model_path, "/config.json has ", config.index_head_dim));
+  }
+
   const Layout& layout = options.ranks.layout;
   CAUSEWAY_RETURN_IF_ERROR(CheckLayout(config, options.dtype, layout));
   if (layout.hosts > 1 && options.dist_init_addr.empty()) {
@@ -72,7 +78,8 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   const KvShape shape{.layers = config.num_hidden_layers,
                       .latent_dim = config.latent_dim(),
                       .index_dim = config.index_head_dim,
-                      .type = options.dtype};
+                      .type = options.dtype,
+                      .int8_index = options.int8_index};
   const int64_t pages = (total + kPage - 1) / kPage;
   host->cache_ = std::make_unique<KvCache>(shape, pages);
   host->pages_ = std::make_unique<PagePool>(pages);

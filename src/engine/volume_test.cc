@@ -16,6 +16,7 @@ struct Case {
   const char* fixture;
   DType dtype;
   int64_t redundant = 0;
+  bool int8_index = false;
 };
 
 class Volumes : public testing::TestWithParam<Case> {};
@@ -45,6 +46,7 @@ TEST_P(Volumes, AreWhatTheLayoutAndTheChosenExpertsPredict) {
   HostOptions options;
   options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
   options.dtype = GetParam().dtype;
+  options.int8_index = GetParam().int8_index;
   options.context_length = 256;
   options.max_total_tokens = 2048;
   options.redundant.per_layer = GetParam().redundant;
@@ -52,7 +54,7 @@ TEST_P(Volumes, AreWhatTheLayoutAndTheChosenExpertsPredict) {
   const auto host = ModelHost::Load(options);
   ASSERT_TRUE(host.ok()) << host.status().message();
   const ModelConfig& config = (*host)->config();
-  const VolumeTypes types = VolumeTypes::Of((*host)->weights());
+  const VolumeTypes types = VolumeTypes::Of((*host)->weights(), (*host)->cache().shape());
   EXPECT_EQ(types.int8, config.quant_method == QuantMethod::kInt8);
   const auto prompts = MatrixPrompts(config.vocab_size);
   std::vector<std::unique_ptr<SequenceRun>> runs;
@@ -98,9 +100,11 @@ TEST_P(Volumes, AreWhatTheLayoutAndTheChosenExpertsPredict) {
 INSTANTIATE_TEST_SUITE_P(
     Models, Volumes,
     testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-int8", DType::kBf16, 3},
-                    Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32, 12}),
+                    Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32, 12},
+                    Case{"v32-tiny-bf16", DType::kBf16, 0, true}),
     [](const testing::TestParamInfo<Case>& info) {
-      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype));
+      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype),
+                              info.param.int8_index ? "_int8_index" : "");
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });

@@ -1,6 +1,7 @@
 // index_scores and top_k: pages, head counts, ties, signs of zero and infinities.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/op_cases.h"
@@ -19,6 +20,18 @@ struct ScoreCase {
   Spread spread = Spread::kUniform;
 };
 
+// The weight's 64 rows as a page of index keys: values as unsigned, then the scales.
+GuardedBytes Int8Page(const Weight& weight) {
+  const int64_t values = kPage * weight.k();
+  GuardedBytes page(values + kPage * 4);
+  for (int64_t i = 0; i < values; ++i) {
+    const auto value = static_cast<const uint8_t*>(weight.packed())[i];
+    static_cast<uint8_t*>(page.data())[i] = value ^ 0x80;
+  }
+  std::memcpy(static_cast<char*>(page.data()) + values, weight.scale(), kPage * 4);
+  return page;
+}
+
 OpResult Run(const ScoreCase& c, const OpTable& table, uint64_t seed, void* scratch) {
   RandomValues random(seed);
   const int64_t row = c.heads * c.dim;
@@ -28,10 +41,11 @@ OpResult Run(const ScoreCase& c, const OpTable& table, uint64_t seed, void* scra
   std::vector<GuardedBytes> memory;
   const GuardedArray<const void*> pages(c.page_end);
   for (const void*& page : pages) {
-    memory.push_back(PackedCopy(RandomWeight(c.type, kPage, c.dim, 1, random, c.spread)));
+    const Weight weight = RandomWeight(c.type, kPage, c.dim, 1, random, c.spread);
+    memory.push_back(c.type == DType::kI8 ? Int8Page(weight) : PackedCopy(weight));
     page = memory.back().data();
   }
-  const int64_t columns = c.page_end * kPage;
+  const int64_t columns = (c.page_end - c.page_begin) * kPage;
   const OutputMatrix scores(DType::kF32, c.m, columns, columns + c.gap);
   table.index_scores({.type = c.type,
                       .q = q.data(),
@@ -50,7 +64,7 @@ OpResult Run(const ScoreCase& c, const OpTable& table, uint64_t seed, void* scra
   OpResult result;
   std::vector<int64_t> rows;
   for (int64_t i = 0; i < c.m; ++i) rows.push_back(i);
-  scores.Collect(rows, c.page_begin * kPage, columns, &result);
+  scores.Collect(rows, 0, columns, &result);
   return result;
 }
 
@@ -61,11 +75,14 @@ void Add(const ScoreCase& c, std::vector<OpCase>* cases) {
                   " pages=[", c.page_begin, ",", c.page_end, ") gap=", c.gap,
                   c.spread == Spread::kTiny ? " tiny" : "");
   out.work = c.m * c.heads * c.dim * (c.page_end - c.page_begin) * kPage;
-  out.fused = c.type == DType::kF32 || c.spread == Spread::kTiny;
-  // Dot products as in gemm, then a sum over heads.
-  out.tolerance.absolute = c.spread == Spread::kTiny ? 0x1p-115
-                                                     : 0x1p-23 * static_cast<double>(c.dim + 4) *
-                                                           std::sqrt(static_cast<double>(c.heads));
+  out.fused = true;
+  // Dot products as in gemm (int8: exact, at most 127^2 a value and keys' scales below 2^-6), then
+  // a sum over heads.
+  const double largest = c.type == DType::kI8 ? 252.0 : 1.0;
+  out.tolerance.absolute = c.spread == Spread::kTiny
+                               ? 0x1p-115
+                               : largest * 0x1p-23 * static_cast<double>(c.dim + 4) *
+                                     std::sqrt(static_cast<double>(c.heads));
   out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
     return Run(c, table, seed, scratch);
   };
@@ -73,7 +90,9 @@ void Add(const ScoreCase& c, std::vector<OpCase>* cases) {
 }
 
 void AddScores(std::vector<OpCase>* cases) {
-  for (const DType type : {DType::kF32, DType::kBf16}) {
+  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8}) {
+    // One group of values of a key, and as many as an odd number of groups.
+    const int64_t group = type == DType::kI8 ? 4 : 2;
     for (const int64_t m : {0, 1, 2, 3, 17, 65}) {
       Add({.type = type, .m = m, .heads = 4, .dim = 32}, cases);
       Add({.type = type, .m = m, .heads = 3, .dim = 16, .gap = 5}, cases);
@@ -81,13 +100,16 @@ void AddScores(std::vector<OpCase>* cases) {
     for (const int64_t heads : {1, 2, 5, 16, 63, 64, 65, 128}) {
       Add({.type = type, .m = 5, .heads = heads, .dim = 8}, cases);
     }
-    for (const int64_t dim : {2, 6, 64, 128}) {
+    for (const int64_t dim : {group, 3 * group, int64_t{64}, int64_t{128}}) {
       Add({.type = type, .m = 3, .heads = 6, .dim = dim}, cases);
     }
     Add({.type = type, .m = 4, .heads = 64, .dim = 128, .page_end = 3}, cases);
     Add({.type = type, .m = 6, .heads = 4, .dim = 16, .page_begin = 2, .page_end = 2}, cases);
     Add({.type = type, .m = 6, .heads = 4, .dim = 16, .page_begin = 1, .page_end = 4, .gap = 1},
         cases);
+    // More heads than scratch holds copies of for eight queries.
+    Add({.type = type, .m = 3, .heads = 1030, .dim = 512, .page_end = 1}, cases);
+    if (type == DType::kI8) continue;
     Add({.type = type, .m = 6, .heads = 4, .dim = 16, .spread = Spread::kTiny}, cases);
   }
   Add({.type = DType::kF32, .m = 3, .heads = 3, .dim = 7}, cases);
@@ -143,18 +165,41 @@ float ScoreOf(Scores scores, int64_t i, RandomValues& random) {
   return 0.0f;
 }
 
-OpResult RunTopK(Scores scores, int64_t n, int64_t k, const OpTable& table, uint64_t seed,
-                 void* scratch) {
+// The scores come in blocks of at most `block`; `spare` candidates beyond those that must fit.
+struct TopKCase {
+  Scores scores;
+  int64_t n;
+  int64_t k;
+  int64_t block;
+  int64_t spare;
+};
+
+OpResult RunTopK(const TopKCase& c, const OpTable& table, uint64_t seed) {
   RandomValues random(seed);
-  const GuardedArray<float> values(n);
-  for (int64_t i = 0; i < n; ++i) values[i] = ScoreOf(scores, i, random);
-  const GuardedArray<int32_t> positions(std::min(n, k));
-  const int64_t count = table.top_k(
-      {.scores = values.data(), .n = n, .k = k, .positions = positions.data(), .scratch = scratch});
+  const GuardedArray<float> values(c.n);
+  for (int64_t i = 0; i < c.n; ++i) values[i] = ScoreOf(c.scores, i, random);
+  const int64_t capacity = c.k + kTopKSlack + c.spare;
+  const GuardedArray<uint32_t> keys(capacity);
+  const GuardedArray<int32_t> positions(capacity);
+  const GuardedArray<uint32_t> list(capacity);
+  TopKCandidates candidates = {
+      .keys = keys.data(), .positions = positions.data(), .capacity = capacity};
+  int64_t count = 0;
+  for (int64_t begin = 0; begin == 0 || begin < c.n; begin += c.block) {
+    const int64_t end = std::min(c.n, begin + c.block);
+    count = table.top_k({.scores = values.data() + begin,
+                         .n = end - begin,
+                         .k = c.k,
+                         .last = end == c.n,
+                         .candidates = &candidates,
+                         .list = list.data()});
+  }
   OpResult result;
-  if (count != std::min(n, k)) result.fault = Text("returned ", count);
-  result.Append(positions.data(), std::min(n, k));
+  if (count != std::min(c.n, c.k)) result.fault = Text("returned ", count);
+  result.Append(positions.data(), std::min(c.n, c.k));
   if (!positions.intact()) result.fault = "wrote before the positions";
+  if (!keys.intact()) result.fault = "wrote before the keys";
+  if (!list.intact()) result.fault = "wrote before the list";
   return result;
 }
 
@@ -166,24 +211,29 @@ void AddTopK(std::vector<OpCase>* cases) {
                                {4, 5},       {64, 63},    {65, 64}, {255, 16},    {256, 255},
                                {257, 100},   {258, 1},    {100, 0}, {2048, 2048}, {2049, 2048},
                                {5000, 2048}, {5000, 4999}};
-  const auto add = [&](Scores scores, int64_t n, int64_t k) {
+  const auto add = [&](const TopKCase& c) {
     OpCase out;
     out.op = "top_k";
-    out.name = Text("top_k n=", n, " k=", k, " ", NameOf(scores));
-    out.work = n;
-    out.run = [=](const OpTable& table, uint64_t seed, void* scratch) {
-      return RunTopK(scores, n, k, table, seed, scratch);
+    out.name = Text("top_k n=", c.n, " k=", c.k, " ", NameOf(c.scores), " block=", c.block,
+                    " spare=", c.spare);
+    out.work = c.n;
+    out.run = [=](const OpTable& table, uint64_t seed, void* /*scratch*/) {
+      return RunTopK(c, table, seed);
     };
     cases->push_back(std::move(out));
   };
   for (int kind = 0; kind <= static_cast<int>(Scores::kSomeNan); ++kind) {
-    for (const Shape& s : shapes) add(static_cast<Scores>(kind), s.n, s.k);
+    for (const Shape& s : shapes) {
+      add({static_cast<Scores>(kind), s.n, s.k, /*block=*/1024, /*spare=*/s.k});
+    }
+    // Many compactions, whatever the order; blocks that are no multiple of anything.
+    add({static_cast<Scores>(kind), 5000, 100, /*block=*/333, /*spare=*/0});
+    add({static_cast<Scores>(kind), 3000, 1, /*block=*/1, /*spare=*/0});
+    add({static_cast<Scores>(kind), 20000, 2048, /*block=*/1024, /*spare=*/100});
   }
-  add(Scores::kRandom, 160000, 2048);
-  add(Scores::kFewValues, 160000, 2048);
-  // More equal scores than the list of candidates in scratch holds.
-  add(Scores::kEqual, 1200000, 2048);
-  add(Scores::kFewValues, 1200000, 1100000);
+  add({Scores::kRandom, 160000, 2048, /*block=*/4096, /*spare=*/2048});
+  add({Scores::kFewValues, 160000, 2048, /*block=*/160000, /*spare=*/2048});
+  add({Scores::kFewValues, 300000, 290000, /*block=*/300000, /*spare=*/0});
 }
 
 }  // namespace

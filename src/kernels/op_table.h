@@ -232,34 +232,51 @@ struct AbsorbedAttentionArgs {
 
 // Lightning indexer scores of m queries against the keys of pages [page_begin, page_end):
 //   scores[i, s] = sum over h, upward from 0, of weight[i, h] * max(q[i, h] . k[s], 0)
-// (acc = acc + weight * relu, a multiplication and an addition), dot products in the order of
-// GemmArgs. Not masked: s runs over whole pages, and the caller reads the causal part only.
+// (acc = fma(weight, relu, acc); mul and add where the CPU has no fma), dot products in the order
+// of GemmArgs. int8: the dot product is an exact int32, converted to f32 after the max; `weight`
+// has the scale of q[i, h] in it, and the sum is multiplied by the scale of key s at the end.
+// Not masked: s runs over whole pages, and the caller reads the causal part only.
 struct IndexScoreArgs {
-  DType type;     // f32 or bf16
+  DType type;     // f32, bf16 or int8
   const void* q;  // [m, heads, dim], heads adjacent
   int64_t q_stride;
   const float* weight;  // [m, heads]
   int64_t weight_stride;
   int64_t m;
   int64_t heads;
-  int64_t dim;
-  const void* const* key_pages;  // page p: packed weight with n = 64 keys, k = dim: [dim/g][64][g]
+  int64_t dim;  // bf16: even; int8: a multiple of 4
+  // Page p: packed weight with n = 64 keys, k = dim: [dim/g][64][g]. int8: every value with 128
+  // added, as unsigned (what that adds to a dot product depends on the query alone), and the
+  // keys' 64 scales, f32, behind the values.
+  const void* const* key_pages;
   int64_t page_begin;
   int64_t page_end;
-  float* scores;  // [m, *], column s = absolute position
+  float* scores;  // [m, *], column s - 64 * page_begin
   int64_t scores_stride;
   void* scratch;
 };
 
-// The k positions with the largest of scores[0, n), ties to the lower position, ascending; all of
-// them if n <= k. -0 equals +0, a NaN is less than -inf. `scratch` holds the histograms. Returns
-// how many.
+// What a running top-k holds between its blocks of scores. Start with count and seen 0.
+struct TopKCandidates {
+  uint32_t* keys;      // [capacity]
+  int32_t* positions;  // [capacity]
+  int64_t capacity;    // at least k + kTopKSlack; twice k makes compactions rare
+  int64_t count = 0;
+  int64_t seen = 0;        // scores so far
+  uint32_t threshold = 0;  // keys up to this one are out
+};
+inline constexpr int64_t kTopKSlack = 512;
+
+// Adds the scores of the positions seen, seen + 1, ... to a running top-k. After the call with
+// `last`, candidates->positions [0, min(k, seen)) are the k with the largest scores, ties to the
+// lower position, ascending. -0 equals +0, a NaN is less than -inf. Returns candidates->count.
 struct TopKArgs {
-  const float* scores;
+  const float* scores;  // [n]
   int64_t n;
   int64_t k;
-  int32_t* positions;  // [min(n, k)]
-  void* scratch;
+  bool last;
+  TopKCandidates* candidates;
+  uint32_t* list;  // [capacity], scratch
 };
 
 struct OpTable {

@@ -370,17 +370,22 @@ TEST_P(RowInvariance, AQuerysIndexScoresDoNotDependOnOtherQueriesOrPages) {
   constexpr int64_t kRows = 21;
   constexpr int64_t kDim = 24;
   constexpr int64_t kPages = 3;
-  for (const DType type : {DType::kF32, DType::kBf16}) {
+  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8}) {
     for (const int64_t heads : {1, 5, 64, 70}) {
       const int64_t row = heads * kDim;
       const GuardedBytes q = RandomArray(type, kRows * row, random_);
       const GuardedBytes weight = RandomArray(DType::kF32, kRows * heads, random_);
-      const GuardedBytes keys = RandomArray(type, kPages * kPage * kDim, random_);
+      std::vector<GuardedBytes> keys;
       const void* pages[kPages];
-      for (int64_t p = 0; p < kPages; ++p) {
-        pages[p] = static_cast<const char*>(keys.data()) + p * kPage * kDim * SizeOf(type);
+      for (const void*& page : pages) {
+        const int64_t bytes = kPage * kDim * SizeOf(type);
+        const GuardedBytes values = RandomArray(type, kPage * kDim, random_);
+        const GuardedBytes scales = RandomArray(DType::kF32, kPage, random_);  // for int8 only
+        auto* memory = static_cast<char*>(keys.emplace_back(bytes + kPage * 4).data());
+        std::memcpy(memory, values.data(), static_cast<size_t>(bytes));
+        std::memcpy(memory + bytes, scales.data(), kPage * 4);
+        page = memory;
       }
-      // q_stride != heads * dim takes the other way through the kernel.
       const auto score = [&](int64_t begin, int64_t count, int64_t page_begin, int64_t page_end,
                              bool dense, float* out) {
         const int64_t stride = dense ? row : row + 3;
@@ -412,7 +417,7 @@ TEST_P(RowInvariance, AQuerysIndexScoresDoNotDependOnOtherQueriesOrPages) {
           for (const bool dense : {false, true}) {
             const GuardedArray<float> some(count * kPages * kPage);
             for (int64_t page = 0; page < kPages; ++page) {
-              score(begin, count, page, page + 1, dense, some.data());
+              score(begin, count, page, page + 1, dense, some.data() + page * kPage);
             }
             ASSERT_EQ(FirstDifference(DType::kF32, all.data(), kPages * kPage, some.data(),
                                       kPages * kPage, count, kPages * kPage,

@@ -197,8 +197,8 @@ void Forward::CountKeys(const LocalStep& step) {
     if (extend.dp == layout_.PlaceOf(rank_).dp) rows += extend.end() - extend.begin;
   }
   const KvShape& shape = cache_.shape();
-  reads_.Add("latent_keys", rows * shape.latent_dim * SizeOf(shape.type));
-  if (config_.sparse()) reads_.Add("index_keys", rows * shape.index_dim * SizeOf(shape.type));
+  reads_.Add("latent_keys", rows * shape.latent_bytes());
+  if (config_.sparse()) reads_.Add("index_keys", rows * shape.index_bytes());
 }
 
 void Forward::AddRowParallel(CollectiveName name, const Rows& in, const Weight& w, int64_t k_begin,

@@ -70,8 +70,8 @@ std::vector<int> HostsOfRows(const Layout& layout, const Batch& batch, const Ste
 void HostExchange::Keys(Communicator& hosts, CollectiveName name, const Batch& batch,
                         const StepSlices& slices) {
   const KvShape& shape = cache_.shape();
-  const int64_t latent_bytes = shape.latent_dim * SizeOf(shape.type);
-  const int64_t token_bytes = latent_bytes + shape.index_dim * SizeOf(shape.type);
+  const int64_t latent_bytes = shape.latent_bytes();
+  const int64_t token_bytes = latent_bytes + shape.index_bytes();
   // Calls visit(page, slot, bytes of the token) for all tokens of the slices, in order.
   const auto for_tokens = [&](const std::vector<SliceTokens>& sent, std::vector<char>& memory,
                               const auto& visit) {

@@ -1,5 +1,6 @@
 // The lightning indexer: which keys a query attends to. Equations: docs/model.md, "Indexer".
 #include <algorithm>
+#include <cstring>
 
 #include "model/forward.h"
 
@@ -7,8 +8,84 @@ namespace causeway {
 namespace {
 
 constexpr float kKeyNormEps = 1e-6f;  // of the index keys' LayerNorm, fixed in the model family
-// Queries scored together, so that a page of keys is read once for all of them.
+// Queries scored together, so that a page of keys is read once for all of them, and pages of keys
+// between two looks at the scores.
 constexpr int64_t kScoreRows = 8;
+constexpr int64_t kScorePages = 16;
+
+// What a worker scores and selects with: 8 x 1024 scores, and for each of the 8 queries the keys
+// and positions of up to 2 topk + 512 candidates. For a topk of 2048 that is 346 KB a worker,
+// whatever the context.
+struct ScoreMemory {
+  View<float, 2> scores;  // [kScoreRows, kScorePages * 64]
+  TopKCandidates candidates[kScoreRows];
+  uint32_t* list;  // of TopKArgs
+
+  ScoreMemory(int64_t topk, Arena& arena) : scores(arena.Floats(kScoreRows, kScorePages * kPage)) {
+    const int64_t capacity = 2 * topk + kTopKSlack;
+    list = arena.Array<uint32_t>(capacity);
+    for (TopKCandidates& c : candidates) {
+      c = {.keys = arena.Array<uint32_t>(capacity),
+           .positions = arena.Array<int32_t>(capacity),
+           .capacity = capacity};
+    }
+  }
+};
+
+// Consecutive queries, rotated and in the type of the index keys, with their heads' weights.
+struct IndexQueries {
+  Rows rows;                    // [rows, index_n_heads * index_head_dim]
+  View<const float, 2> weight;  // [rows, index_n_heads], times the scales of int8 heads
+
+  IndexQueries Slice(int64_t begin, int64_t end) const {
+    return {rows.Slice(begin, end), weight.Slice(begin, end)};
+  }
+};
+
+// Scores and selects in turns, block by block of keys, so that no row of scores is ever whole.
+// The first query stands at `first_position`; positions: [rows, topk], count: [rows].
+void SelectRows(const OpTable& table, const ModelConfig& config, const IndexQueries& queries,
+                int64_t first_position, const std::vector<const void*>& pages, ScoreMemory& memory,
+                void* scratch, int32_t* positions, int32_t* count) {
+  const int64_t topk = config.index_topk;
+  const int64_t rows = queries.rows.rows;
+  const int64_t last_page = (first_position + rows - 1) / kPage;
+  for (int64_t i = 0; i < rows; ++i) {
+    TopKCandidates& c = memory.candidates[i];
+    c = {.keys = c.keys, .positions = c.positions, .capacity = c.capacity};
+  }
+  for (int64_t page = 0; page <= last_page; page += kScorePages) {
+    const int64_t page_end = std::min(page + kScorePages, last_page + 1);
+    table.index_scores({.type = queries.rows.type,
+                        .q = queries.rows.data,
+                        .q_stride = queries.rows.stride,
+                        .weight = queries.weight.data(),
+                        .weight_stride = queries.weight.stride(0),
+                        .m = rows,
+                        .heads = config.index_n_heads,
+                        .dim = config.index_head_dim,
+                        .key_pages = pages.data(),
+                        .page_begin = page,
+                        .page_end = page_end,
+                        .scores = memory.scores.data(),
+                        .scores_stride = memory.scores.stride(0),
+                        .scratch = scratch});
+    for (int64_t i = 0; i < rows; ++i) {  // the causal part only
+      const int64_t end = std::min(page_end * kPage, first_position + i + 1);
+      table.top_k({.scores = memory.scores.row(i),
+                   .n = std::max<int64_t>(end - page * kPage, 0),
+                   .k = topk,
+                   .last = page_end > last_page,
+                   .candidates = &memory.candidates[i],
+                   .list = memory.list});
+    }
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    const TopKCandidates& chosen = memory.candidates[i];
+    std::copy_n(chosen.positions, chosen.count, positions + i * topk);
+    count[i] = static_cast<int32_t>(chosen.count);
+  }
+}
 
 }  // namespace
 
@@ -24,10 +101,19 @@ void Forward::PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t fir
   ops_.LayerNorm(k, w.norm.data(), w.bias.data(), kKeyNormEps, Rows::Of(normed));
   ops_.Rotate(normed, 1, 0, config_.indexer_rope_interleave, rope_.view(),
               step.position.data() + first_row, keys);
+  const KvShape& shape = cache_.shape();
+  const Activation stored = ops_.Prepare(keys, shape.index_type(), arena_);
+  auto* int8_key = arena_.Array<char>(shape.index_bytes());  // values, then the scale
   for (int64_t i = 0; i < rows; ++i) {
+    const void* key = keys.row(i);
+    if (shape.int8_index) {
+      std::memcpy(int8_key, stored.quantized.row(i), static_cast<size_t>(shape.index_dim));
+      std::memcpy(int8_key + shape.index_dim, &stored.scale[i], sizeof(float));
+      key = int8_key;
+    }
     const int64_t p = step.PositionOf(first_row + i);
     cache_.StoreIndexKey(layer, step.ExtendOf(first_row + i).pages[static_cast<size_t>(p / kPage)],
-                         p % kPage, keys.row(i));
+                         p % kPage, key);
   }
 }
 
@@ -52,12 +138,9 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
     int64_t rows;
   };
   std::vector<Run> runs;
-  int64_t longest = 0;                            // keys
   const Range mine = tp_.HostRows(block.rows());  // the others' come from their ranks, below
   for (int64_t row = mine.begin; row < mine.end; ++row) {
-    const int64_t keys = step.PositionOf(block.begin + row) + 1;
-    if (keys <= topk) continue;
-    longest = std::max(longest, keys);
+    if (step.PositionOf(block.begin + row) < topk) continue;
     const auto at = static_cast<size_t>(block.begin + row);
     if (!runs.empty() && runs.back().row + runs.back().rows == row &&
         runs.back().rows < kScoreRows && step.slice[at] == step.slice[at - 1]) {
@@ -69,51 +152,37 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
   if (!runs.empty()) {
     const ArenaScope scope(arena_);
     const IndexerWeights& w = weights_.layer(layer).attention.indexer;
-    // Rows of q and weight are the block's; only `mine` are computed.
-    const Rows q = arena_.Matrix(type_, block.rows(), dim);
-    const View<float, 2> weight = arena_.Floats(block.rows(), config_.index_n_heads);
+    const Rows q = arena_.Matrix(type_, mine.size(), dim);
+    const View<float, 2> weight = arena_.Floats(mine.size(), config_.index_n_heads);
     {
       const ArenaScope project(arena_);
       const View<float, 2> plain = arena_.Floats(mine.size(), dim);
       ops_.Linear(queries.latent.Slice(mine.begin, mine.end), w.wq_b, Rows::Of(plain));
       ops_.Rotate(plain, config_.index_n_heads, 0, config_.indexer_rope_interleave, rope_.view(),
-                  step.position.data() + block.begin + mine.begin, q.Slice(mine.begin, mine.end));
+                  step.position.data() + block.begin + mine.begin, q);
       const Rows h =
           Normed(x.Slice(mine.begin, mine.end), weights_.layer(layer).input_norm, DType::kF32);
-      ops_.Linear({h}, w.weights_proj, Rows::Of(weight.Slice(mine.begin, mine.end)));
+      ops_.Linear({h}, w.weights_proj, Rows::Of(weight));
     }
-    const int64_t padded = (longest + kPage - 1) / kPage * kPage;
-    const View<float, 2> scores = arena_.Floats(ops_.team().size() * kScoreRows, padded);
+    IndexQueries all{q, weight};
+    if (cache_.shape().int8_index) {  // quantised head by head
+      const int64_t heads = mine.size() * config_.index_n_heads;
+      const Activation int8_heads = ops_.Prepare(
+          Rows::Dense(q.data, type_, heads, config_.index_head_dim), DType::kI8, arena_);
+      for (int64_t i = 0; i < heads; ++i) weight.data()[i] *= int8_heads.scale[i];
+      all.rows = Rows::Dense(int8_heads.quantized.data, DType::kI8, mine.size(), dim);
+    }
+    std::vector<ScoreMemory> memory;
+    for (int i = 0; i < ops_.team().size(); ++i) memory.emplace_back(topk, arena_);
     const auto items = static_cast<int64_t>(runs.size());
     ops_.ForEachWorker(items, [&](int64_t item, int worker, void* scratch) {
       const Run& run = runs[static_cast<size_t>(items - 1 - item)];  // longest first
-      const auto slice =
-          static_cast<size_t>(step.slice[static_cast<size_t>(block.begin + run.row)]);
-      const int64_t last = step.PositionOf(block.begin + run.row + run.rows - 1);
-      const View<float, 2> mine = scores.Slice(worker * kScoreRows, (worker + 1) * kScoreRows);
-      ops_.table().index_scores({.type = type_,
-                                 .q = q.row(run.row),
-                                 .q_stride = q.stride,
-                                 .weight = weight.row(run.row),
-                                 .weight_stride = weight.stride(0),
-                                 .m = run.rows,
-                                 .heads = config_.index_n_heads,
-                                 .dim = config_.index_head_dim,
-                                 .key_pages = pages.index_keys[slice].data(),
-                                 .page_begin = 0,
-                                 .page_end = last / kPage + 1,
-                                 .scores = mine.data(),
-                                 .scores_stride = mine.stride(0),
-                                 .scratch = scratch});
-      for (int64_t i = 0; i < run.rows; ++i) {
-        const int64_t row = run.row + i;
-        count[row] =
-            static_cast<int32_t>(ops_.table().top_k({.scores = mine.row(i),
-                                                     .n = step.PositionOf(block.begin + row) + 1,
-                                                     .k = topk,
-                                                     .positions = positions + row * topk,
-                                                     .scratch = scratch}));
-      }
+      const auto first = static_cast<size_t>(block.begin + run.row);
+      const int64_t begin = run.row - mine.begin;
+      SelectRows(ops_.table(), config_, all.Slice(begin, begin + run.rows), step.position[first],
+                 pages.index_keys[static_cast<size_t>(step.slice[first])],
+                 memory[static_cast<size_t>(worker)], scratch, positions + run.row * topk,
+                 count + run.row);
     });
   }
   const auto layer_number = static_cast<int32_t>(layer);

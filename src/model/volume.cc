@@ -177,8 +177,8 @@ double KeysAbroad(const Layout& layout, const Batch& batch, const StepSlices& sl
 
 }  // namespace
 
-VolumeTypes VolumeTypes::Of(const Weights& weights) {
-  return {weights.mode(), weights.layer(0).attention.o.type() == DType::kI8};
+VolumeTypes VolumeTypes::Of(const Weights& weights, const KvShape& cache) {
+  return {weights.mode(), weights.layer(0).attention.o.type() == DType::kI8, cache.int8_index};
 }
 
 double ChanceOfNone(const ModelConfig& config, const std::vector<bool>& experts) {
@@ -232,10 +232,13 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
   };
 
   const double readers = layout.cp * layout.tp - 1;
-  add("latent_keys", layers * tokens * readers * static_cast<double>(config.latent_dim()) * size);
+  const KvShape keys{.latent_dim = config.latent_dim(),
+                     .index_dim = config.index_head_dim,
+                     .type = types.mode,
+                     .int8_index = types.int8_index};
+  add("latent_keys", layers * tokens * readers * static_cast<double>(keys.latent_bytes()));
   if (config.sparse()) {
-    add("index_keys",
-        layers * tokens * readers * static_cast<double>(config.index_head_dim) * size);
+    add("index_keys", layers * tokens * readers * static_cast<double>(keys.index_bytes()));
     add("selected_counts", layers * tokens * others * 4);
     add("selected_keys", layers * tokens * others * 4 * static_cast<double>(config.index_topk));
   }

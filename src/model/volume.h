@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cache/kv_cache.h"
 #include "model/batch.h"
 #include "model/expert_placement.h"
 #include "model/weights.h"
@@ -17,8 +18,9 @@ namespace causeway {
 struct VolumeTypes {
   DType mode = DType::kBf16;  // of activations and cached keys
   bool int8 = false;          // the matrices of dense layers, o_proj and experts are int8
+  bool int8_index = false;    // cached index keys are int8, with a scale each
 
-  static VolumeTypes Of(const Weights& weights);
+  static VolumeTypes Of(const Weights& weights, const KvShape& cache);
 };
 
 // Bytes of one operation, over all layers and ranks: what a rank reads and another one wrote, once

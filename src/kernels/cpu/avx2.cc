@@ -48,6 +48,7 @@ struct Isa {
     return _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), x,
                             _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane)));
   }
+  static F Relu(F x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }  // a NaN stays
   static I LoadI(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static F Odd(const uint16_t* p) {
     return _mm256_castsi256_ps(
@@ -76,6 +77,27 @@ struct Isa {
     acc = _mm256_add_epi32(acc, _mm256_madd_epi16(w_even, _mm256_set1_epi32(even)));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(w_odd, _mm256_set1_epi32(odd)));
   }
+
+  // The indexer's int8 products: signed queries, keys stored as unsigned.
+  static I SetI(int32_t x) { return _mm256_set1_epi32(x); }
+  static F ReluToFloat(I x) {
+    return _mm256_cvtepi32_ps(_mm256_max_epi32(x, _mm256_setzero_si256()));
+  }
+  static I KeyDotI(I acc, const int8_t*, const uint8_t*) { return acc; }
+  static I KeyMaddI(I acc, const int16_t* q, const uint8_t* keys) {
+    int32_t even;
+    int32_t odd;
+    __builtin_memcpy(&even, q, 4);
+    __builtin_memcpy(&odd, q + 2, 4);
+    const I y = LoadI(keys);
+    const I y_even = _mm256_and_si256(y, _mm256_set1_epi16(0xff));
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(y_even, _mm256_set1_epi32(even)));
+    return _mm256_add_epi32(acc,
+                            _mm256_madd_epi16(_mm256_srli_epi16(y, 8), _mm256_set1_epi32(odd)));
+  }
+  static constexpr bool kCompress = false;
+  static uint32_t Compress(const uint32_t*, int64_t, uint32_t, uint32_t, uint32_t*) { return 0; }
+  static void CompressBy(uint32_t, const int32_t*, int32_t*) {}
 };
 
 #include "kernels/cpu/all_ops.inc"

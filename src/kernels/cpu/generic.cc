@@ -52,6 +52,7 @@ struct Isa {
     const I set = (lane & static_cast<int32_t>(bits)) == lane;
     return set ? x : F{} - __builtin_inff();
   }
+  static F Relu(F x) { return x < 0.0f ? F{} : x; }  // a NaN stays
   static I Pairs(const uint16_t* p) {
     I x;
     __builtin_memcpy(&x, p, sizeof(x));
@@ -79,6 +80,21 @@ struct Isa {
     }
     return acc;
   }
+
+  // The indexer's int8 products: signed queries, keys stored as unsigned.
+  static I SetI(int32_t x) { return I{x, x, x, x}; }
+  static F ReluToFloat(I x) { return __builtin_convertvector(x > 0 ? x : I{}, F); }
+  static I KeyDotI(I acc, const int8_t*, const uint8_t*) { return acc; }
+  static I KeyMaddI(I acc, const int16_t* q, const uint8_t* keys) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      acc[lane] += q[0] * keys[lane * 4] + q[1] * keys[lane * 4 + 2] + q[2] * keys[lane * 4 + 1] +
+                   q[3] * keys[lane * 4 + 3];
+    }
+    return acc;
+  }
+  static constexpr bool kCompress = false;
+  static uint32_t Compress(const uint32_t*, int64_t, uint32_t, uint32_t, uint32_t*) { return 0; }
+  static void CompressBy(uint32_t, const int32_t*, int32_t*) {}
 };
 
 #include "kernels/cpu/all_ops.inc"

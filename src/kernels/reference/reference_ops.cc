@@ -1,8 +1,8 @@
 // The plain reference of every primitive: loops written to be read, in the documented order.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <vector>
 
 #include "base/bf16.h"
@@ -347,43 +347,80 @@ void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
   }
 }
 
+// q[i, head] . key s of the indexer; see IndexScoreArgs.
+float IndexDot(const IndexScoreArgs& args, int64_t i, int64_t head, int64_t s) {
+  const void* page = args.key_pages[s / kPage];
+  const int64_t q = i * args.q_stride + head * args.dim;
+  const auto key_at = [&](int64_t k) {
+    return PackedIndex(args.type, kPage, args.dim, s % kPage, k);
+  };
+  if (args.type == DType::kI8) {
+    int32_t sum = 0;
+    for (int64_t k = 0; k < args.dim; ++k) {
+      sum += static_cast<const int8_t*>(args.q)[q + k] *
+             (static_cast<const uint8_t*>(page)[key_at(k)] - 128);
+    }
+    return static_cast<float>(sum);
+  }
+  return Accumulate(
+      args.type, args.dim, 0.0f, [&](int64_t k) { return Load(args.type, args.q, q + k); },
+      [&](int64_t k) { return Load(args.type, page, key_at(k)); });
+}
+
 void IndexScores(const IndexScoreArgs& args) {
+  const int64_t first = args.page_begin * kPage;
   for (int64_t i = 0; i < args.m; ++i) {
-    for (int64_t s = args.page_begin * kPage; s < args.page_end * kPage; ++s) {
+    for (int64_t s = first; s < args.page_end * kPage; ++s) {
       float score = 0.0f;
       for (int64_t head = 0; head < args.heads; ++head) {
-        const float dot = Accumulate(
-            args.type, args.dim, 0.0f,
-            [&](int64_t k) {
-              return Load(args.type, args.q, i * args.q_stride + head * args.dim + k);
-            },
-            [&](int64_t k) {
-              return Load(args.type, args.key_pages[s / kPage],
-                          PackedIndex(args.type, kPage, args.dim, s % kPage, k));
-            });
-        score += args.weight[i * args.weight_stride + head] * std::max(dot, 0.0f);
+        score = std::fma(args.weight[i * args.weight_stride + head],
+                         std::max(IndexDot(args, i, head, s), 0.0f), score);
       }
-      args.scores[i * args.scores_stride + s] = score;
+      if (args.type == DType::kI8) {
+        float scale;
+        std::memcpy(&scale,
+                    static_cast<const char*>(args.key_pages[s / kPage]) + kPage * args.dim +
+                        (s % kPage) * static_cast<int64_t>(sizeof(scale)),
+                    sizeof(scale));
+        score *= scale;
+      }
+      args.scores[i * args.scores_stride + s - first] = score;
     }
   }
 }
 
+// Holds exactly the best k so far after every call; the keys are the bits of their scores.
 int64_t TopK(const TopKArgs& args) {
-  std::vector<int32_t> order(static_cast<size_t>(args.n));
-  std::iota(order.begin(), order.end(), 0);
-  const int64_t count = std::min(args.n, args.k);
+  struct Candidate {
+    float score;
+    int32_t position;
+  };
+  TopKCandidates& held = *args.candidates;
+  std::vector<Candidate> all;
+  for (int64_t i = 0; i < held.count; ++i) {
+    all.push_back({std::bit_cast<float>(held.keys[i]), held.positions[i]});
+  }
+  for (int64_t i = 0; i < args.n; ++i) {
+    all.push_back({args.scores[i], static_cast<int32_t>(held.seen + i)});
+  }
   // Equal scores compare equal (so does -0 to +0), and a stable sort keeps the lower position
   // first.
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    if (std::isnan(args.scores[a]) || std::isnan(args.scores[b])) {
-      return !std::isnan(args.scores[a]) && std::isnan(args.scores[b]);
+  std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
+    if (std::isnan(a.score) || std::isnan(b.score)) {
+      return !std::isnan(a.score) && std::isnan(b.score);
     }
-    return args.scores[a] > args.scores[b];
+    return a.score > b.score;
   });
-  order.resize(static_cast<size_t>(count));
-  std::sort(order.begin(), order.end());
-  std::copy(order.begin(), order.end(), args.positions);
-  return count;
+  held.seen += args.n;
+  held.count = std::min(held.seen, args.k);
+  all.resize(static_cast<size_t>(held.count));
+  std::sort(all.begin(), all.end(),
+            [](const Candidate& a, const Candidate& b) { return a.position < b.position; });
+  for (int64_t i = 0; i < held.count; ++i) {
+    held.keys[i] = std::bit_cast<uint32_t>(all[static_cast<size_t>(i)].score);
+    held.positions[i] = all[static_cast<size_t>(i)].position;
+  }
+  return held.count;
 }
 
 }  // namespace
