@@ -20,6 +20,7 @@ struct Isa {
   static F Broadcast(const float* p) { return _mm256_set1_ps(*p); }
   static F Fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F Add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static I LoadI(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static F Odd(const uint16_t* p) {
     return _mm256_castsi256_ps(
@@ -29,7 +30,8 @@ struct Isa {
   static constexpr bool kBf16Dot = false;
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
-  static I ZeroI() { return _mm256_setzero_si256(); }
+  static I LoadSums(const int32_t* p) { return LoadI(p); }
+  static F FromI(I x) { return _mm256_cvtepi32_ps(x); }
   static void StoreI(int32_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static constexpr bool kByteDot = false;
   static I DotI(I acc, const uint8_t*, const int8_t*) { return acc; }

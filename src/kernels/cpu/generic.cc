@@ -25,6 +25,7 @@ struct Isa {
   static F Broadcast(const float* p) { return F{*p, *p, *p, *p}; }
   static F Fma(F a, F b, F c) { return a * b + c; }
   static F Add(F a, F b) { return a + b; }
+  static F Mul(F a, F b) { return a * b; }
   static I Pairs(const uint16_t* p) {
     I x;
     __builtin_memcpy(&x, p, sizeof(x));
@@ -37,7 +38,12 @@ struct Isa {
   static constexpr bool kBf16Dot = false;
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
-  static I ZeroI() { return I{}; }
+  static I LoadSums(const int32_t* p) {
+    I x;
+    __builtin_memcpy(&x, p, sizeof(x));
+    return x;
+  }
+  static F FromI(I x) { return __builtin_convertvector(x, F); }
   static void StoreI(int32_t* p, I x) { __builtin_memcpy(p, &x, sizeof(x)); }
   static constexpr bool kByteDot = false;
   static I DotI(I acc, const uint8_t*, const int8_t*) { return acc; }
