@@ -17,6 +17,7 @@ struct Isa {
   static F Zero() { return _mm256_setzero_ps(); }
   static F Load(const float* p) { return _mm256_loadu_ps(p); }
   static void Store(float* p, F x) { _mm256_storeu_ps(p, x); }
+  static void StoreHalves(float* p, F x) { Store(p, x); }
   static F Broadcast(const float* p) { return _mm256_set1_ps(*p); }
   static F Fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F Add(F a, F b) { return _mm256_add_ps(a, b); }

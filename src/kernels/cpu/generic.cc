@@ -22,6 +22,7 @@ struct Isa {
     return x;
   }
   static void Store(float* p, F x) { __builtin_memcpy(p, &x, sizeof(x)); }
+  static void StoreHalves(float* p, F x) { Store(p, x); }
   static F Broadcast(const float* p) { return F{*p, *p, *p, *p}; }
   static F Fma(F a, F b, F c) { return a * b + c; }
   static F Add(F a, F b) { return a + b; }
