@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "app/bench_kernels.h"
 #include "app/command.h"
 #include "app/expert_load.h"
 #include "app/flags.h"
@@ -241,6 +242,7 @@ void AddBench(CLI::App& app, Run& run) {
                       "Write how many tokens chose each expert, for --init-expert-location");
   RegisterJson(*prefill, flags->json);
   prefill->callback([flags, &run] { run = [flags] { return RunPrefill(*flags); }; });
+  AddBenchKernels(*bench, run);
 }
 
 }  // namespace causeway

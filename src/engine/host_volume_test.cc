@@ -64,6 +64,7 @@ class World {
 
   RankGroup& ranks() { return *hosts_[0].ranks; }
   const Weights& weights() const { return *hosts_[0].weights; }
+  const KvCache& cache() const { return *hosts_[0].cache; }
   const ModelConfig& config() const { return weights().config(); }
 
  private:
@@ -186,9 +187,9 @@ TEST_P(HostVolumes, AreWhatTheLayoutAndTheChosenExpertsPredictAndExpertCountsAre
         }
         const Expected& alone = expected[second ? 1 : 0];
         std::map<std::string, double> predicted;
-        for (const Volume& volume :
-             PredictHostVolumes(config, VolumeTypes::Of(world.weights()), layout, placement, batch,
-                                world.ranks().last_partition(), &alone.choices)) {
+        for (const Volume& volume : PredictHostVolumes(
+                 config, VolumeTypes::Of(world.weights(), world.cache().shape()), layout, placement,
+                 batch, world.ranks().last_partition(), &alone.choices)) {
           predicted[volume.operation] = volume.bytes;
           ++seen[volume.operation];
         }

@@ -185,6 +185,25 @@ void AddGemmCases(std::vector<OpCase>* cases) {
             cases);
       }
     }
+    // Several pieces of k: whole and cut, with one run and with runs that span no, one and several
+    // pieces, the last one narrower than a panel.
+    for (const int64_t k : {512, 514, 1024, 2048, 2052, 5000}) {
+      Add({.type = type, .m = 8, .n = 80, .k = k}, cases);
+    }
+    for (const int32_t segments : {2, 8, 32}) {
+      for (const int64_t run : {40, 96, 600, 1030}) {
+        Add({.type = type,
+             .m = 7,
+             .n = 80,
+             .k = run * segments,
+             .epilogue = segments == 8 ? Epilogue::kAddF32 : Epilogue::kStoreF32,
+             .segments = segments},
+            cases);
+      }
+    }
+    // More rows than a block has.
+    Add({.type = type, .m = 395, .n = 48, .k = 32, .gather = true}, cases);
+    Add({.type = type, .m = 193, .n = 70, .k = 1100, .scatter = true}, cases);
     // Several blocks of ready rows; a row longer than a block.
     Add({.type = type, .m = 131, .n = 17, .k = 2048, .gather = true}, cases);
     Add({.type = type, .m = 70, .n = 16, .k = 4104, .epilogue = Epilogue::kAddF32}, cases);

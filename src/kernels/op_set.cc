@@ -10,6 +10,8 @@ namespace {
 // the weights, few enough that two threads share a chunk evenly.
 constexpr int64_t kElementRows = 64;
 constexpr int64_t kGemmRows = 192;
+// Items of panels for each thread, so that a slow thread leaves its share to others.
+constexpr int64_t kPanelItems = 8;
 
 }  // namespace
 
@@ -112,9 +114,11 @@ void OpSet::Gemm(GemmArgs args) const {
     table_.gemm(args);
     return;
   }
-  // Many rows: items of rows, so that every item streams the weights once. Few: items of panels.
+  // Many rows: items of rows, so that every item streams the weights once. Few: items of panels,
+  // each of which makes the rows ready for itself.
   const bool by_rows = args.m >= kGemmRows * team_.size();
-  const int64_t items = by_rows ? (args.m + kGemmRows - 1) / kGemmRows : panels;
+  const int64_t run = std::max<int64_t>(1, panels / (kPanelItems * team_.size()));
+  const int64_t items = by_rows ? (args.m + kGemmRows - 1) / kGemmRows : (panels + run - 1) / run;
   const GemmArgs whole = args;
   ForEach(items, [&](int64_t item, void* scratch) {
     GemmArgs part = whole;
@@ -127,8 +131,8 @@ void OpSet::Gemm(GemmArgs args) const {
       part.c = static_cast<char*>(whole.c) + begin * whole.c_stride * out_size;
       if (whole.a_scale != nullptr) part.a_scale = whole.a_scale + begin;
     } else {
-      part.panel_begin = whole.panel_begin + item;
-      part.panel_end = part.panel_begin + 1;
+      part.panel_begin = whole.panel_begin + item * run;
+      part.panel_end = std::min(whole.panel_end, part.panel_begin + run);
     }
     table_.gemm(part);
   });

@@ -7,6 +7,10 @@
 namespace causeway {
 namespace {
 
+// Below this k, 32 runs would be shorter than 128 columns, and adding them up would cost more than
+// 5 % of the product.
+constexpr int64_t kShortK = 4096;
+
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -21,7 +25,7 @@ int64_t PackedBytes(DType type, int64_t n, int64_t k) {
 int32_t SegmentsFor(DType type, int64_t k) {
   if (type == DType::kI8) return 1;  // int32 sums are exact in any order
   const int64_t group = PackGroup(type);
-  int32_t segments = 32;
+  int32_t segments = k >= kShortK ? 32 : 16;
   while (k % (segments * group) != 0 && segments > 1) segments /= 2;
   return segments;
 }

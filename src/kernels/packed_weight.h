@@ -18,8 +18,9 @@ inline int64_t PackGroup(DType type) {
 // Bytes of a packed matrix [n, k]; the format is that of GemmArgs.
 int64_t PackedBytes(DType type, int64_t n, int64_t k);
 
-// Runs of k that a row-parallel product sums separately: 32, or the largest power of two that cuts
-// k evenly (bf16: into runs of even length). Attention TP must divide it (DESIGN section 5).
+// Runs of k that a row-parallel product sums separately: 32 (16 if k < 4096), or the largest power
+// of two below that cuts k evenly (bf16: into runs of even length). Attention TP must divide it
+// (DESIGN section 5).
 int32_t SegmentsFor(DType type, int64_t k);
 
 // W [n, k] of y = x W^T. Empty (n = 0) by default.

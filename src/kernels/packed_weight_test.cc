@@ -82,8 +82,11 @@ TEST(Weight, TakesAsMuchMemoryAsItsPaddedPanels) {
   EXPECT_TRUE(Weight().empty());
 }
 
-TEST(SegmentsFor, IsTheLargestPowerOfTwoUpTo32ThatCutsKEvenly) {
-  EXPECT_EQ(SegmentsFor(DType::kF32, 2048), 32);
+TEST(SegmentsFor, IsTheLargestPowerOfTwoUpTo32Or16ThatCutsKEvenly) {
+  EXPECT_EQ(SegmentsFor(DType::kF32, 4096), 32);
+  EXPECT_EQ(SegmentsFor(DType::kBf16, 18432), 32);
+  EXPECT_EQ(SegmentsFor(DType::kF32, 4095), 1);
+  EXPECT_EQ(SegmentsFor(DType::kF32, 2048), 16);  // no runs shorter than 128
   EXPECT_EQ(SegmentsFor(DType::kF32, 48), 16);
   EXPECT_EQ(SegmentsFor(DType::kF32, 7), 1);
   EXPECT_EQ(SegmentsFor(DType::kBf16, 32), 16);  // runs of two

@@ -275,7 +275,7 @@ Status WeightLoader::AddMoe(const std::string& prefix, const std::vector<bool>& 
   }
   if (c.n_shared_experts == 0) return Status();
   const int64_t shared = inner * c.n_shared_experts;
-  return AddMlp(prefix + "shared_experts.", shared, {0, shared}, true, false, out.shared);
+  return AddMlp(prefix + "shared_experts.", shared, {0, shared}, false, false, out.shared);
 }
 
 Status WeightLoader::AddVector(const std::string& name, int64_t size, std::vector<float>& out) {

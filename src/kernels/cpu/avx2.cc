@@ -17,6 +17,7 @@ struct Isa {
   static F Zero() { return _mm256_setzero_ps(); }
   static F Load(const float* p) { return _mm256_loadu_ps(p); }
   static void Store(float* p, F x) { _mm256_storeu_ps(p, x); }
+  static void StoreHalves(float* p, F x) { Store(p, x); }
   static F Broadcast(const float* p) { return _mm256_set1_ps(*p); }
   static F Fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F Add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -49,6 +50,7 @@ struct Isa {
                             _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane)));
   }
   static F Relu(F x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }  // a NaN stays
+  static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static I LoadI(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static F Odd(const uint16_t* p) {
     return _mm256_castsi256_ps(
@@ -62,7 +64,8 @@ struct Isa {
   static void StoreBf16(uint16_t*, F) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
-  static I ZeroI() { return _mm256_setzero_si256(); }
+  static I LoadSums(const int32_t* p) { return LoadI(p); }
+  static F FromI(I x) { return _mm256_cvtepi32_ps(x); }
   static void StoreI(int32_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static constexpr bool kByteDot = false;
   static I DotI(I acc, const uint8_t*, const int8_t*) { return acc; }

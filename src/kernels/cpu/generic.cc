@@ -22,6 +22,7 @@ struct Isa {
     return x;
   }
   static void Store(float* p, F x) { __builtin_memcpy(p, &x, sizeof(x)); }
+  static void StoreHalves(float* p, F x) { Store(p, x); }
   static F Broadcast(const float* p) { return F{*p, *p, *p, *p}; }
   static F Fma(F a, F b, F c) { return a * b + c; }
   static F Add(F a, F b) { return a + b; }
@@ -53,6 +54,7 @@ struct Isa {
     return set ? x : F{} - __builtin_inff();
   }
   static F Relu(F x) { return x < 0.0f ? F{} : x; }  // a NaN stays
+  static F Mul(F a, F b) { return a * b; }
   static I Pairs(const uint16_t* p) {
     I x;
     __builtin_memcpy(&x, p, sizeof(x));
@@ -69,7 +71,12 @@ struct Isa {
   static void StoreBf16(uint16_t*, F) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
-  static I ZeroI() { return I{}; }
+  static I LoadSums(const int32_t* p) {
+    I x;
+    __builtin_memcpy(&x, p, sizeof(x));
+    return x;
+  }
+  static F FromI(I x) { return __builtin_convertvector(x, F); }
   static void StoreI(int32_t* p, I x) { __builtin_memcpy(p, &x, sizeof(x)); }
   static constexpr bool kByteDot = false;
   static I DotI(I acc, const uint8_t*, const int8_t*) { return acc; }

@@ -1,0 +1,24 @@
+// What the bare multiply-add instructions of this CPU do in a second, and its memory.
+#pragma once
+
+#include <cstdint>
+
+namespace causeway {
+
+// Operations a second of one thread, two a multiply-add, with operands in registers; 0 where this
+// CPU has no instruction for the type. int8 without a dot instruction counts as f32's.
+struct BarePeak {
+  double f32 = 0;
+  double bf16 = 0;
+  double int8 = 0;
+};
+BarePeak MeasureBarePeak();
+
+// Bytes a second that one thread reads from a block of `bytes`, over and over.
+double MeasureReadBandwidth(int64_t bytes);
+
+// Seconds of processor time that the calling thread has had: what others run beside it does not
+// count, though it may empty the caches.
+double ThreadSeconds();
+
+}  // namespace causeway
