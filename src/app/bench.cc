@@ -109,7 +109,7 @@ struct Result {
 };
 
 nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const ModelConfig& config,
-                          const FlopCounts& flops, double peak) {
+                          const FlopCounts& flops, const PeakFlops& peak, double least_seconds) {
   const double best = *std::min_element(result.seconds.begin(), result.seconds.end());
   const int threads = result.layout.world() * result.layout.threads_per_rank;
   nlohmann::json out = {{"model", flags.model.model_path},
@@ -128,8 +128,9 @@ nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const M
                           {"indexer", flops.indexer},
                           {"feed_forward", flops.feed_forward},
                           {"head", flops.head}}},
-                        {"peak_flops_per_thread", peak},
-                        {"share_of_peak", flops.total() / best / (peak * threads)},
+                        {"peak_flops_per_thread", peak.real},
+                        {"int8_peak_per_thread", peak.int8},
+                        {"share_of_peak", least_seconds / best / threads},
                         {"operations", OperationJson(result.operations)},
                         {"volumes", result.volumes.ToJson()}};
   if (result.layout.hosts > 1) out["host_volumes"] = result.volumes.HostsToJson();
@@ -153,7 +154,7 @@ Status RunPrefill(const BenchFlags& flags) {
   if (host->follows()) return host->Follow();
   const ModelConfig& config = host->config();
   const std::vector<int32_t> tokens = BenchTokens(flags.input_len, config.vocab_size);
-  const double peak = MeasurePeakFlops(host->ops(), host->weights().mode());
+  const PeakFlops peak = MeasurePeaks(host->ops(), host->weights().mode());
   // Layouts in turn, so that a slow minute of the machine meets both.
   for (int i = 0; i < flags.repeat + 1; ++i) {
     for (Result& result : results) {
@@ -171,7 +172,10 @@ Status RunPrefill(const BenchFlags& flags) {
     }
   }
   const FlopCounts flops = NecessaryFlops(config, 0, flags.input_len, 1);
-  nlohmann::json report = ResultJson(results[0], flags, config, flops, peak);
+  const bool fast = host->weights().mode() == DType::kBf16;
+  const double least = LeastSeconds(flops, peak, fast && config.quant_method == QuantMethod::kInt8,
+                                    host->cache().shape().int8_index);
+  nlohmann::json report = ResultJson(results[0], flags, config, flops, peak, least);
   report["isa"] = host->ops().name;
   report["scratch_bytes_per_rank"] = host->ranks().scratch_bytes();
   std::vector<double> ratios;
@@ -179,7 +183,7 @@ Status RunPrefill(const BenchFlags& flags) {
     for (size_t i = 0; i < results[0].seconds.size(); ++i) {
       ratios.push_back(results[1].seconds[i] / results[0].seconds[i]);
     }
-    report["vs"] = ResultJson(results[1], flags, config, flops, peak);
+    report["vs"] = ResultJson(results[1], flags, config, flops, peak, least);
     report["vs_ratio"] = {{"median", Median(ratios)},
                           {"min", *std::min_element(ratios.begin(), ratios.end())},
                           {"max", *std::max_element(ratios.begin(), ratios.end())}};
@@ -193,14 +197,14 @@ Status RunPrefill(const BenchFlags& flags) {
   }
   std::printf("%s, %lld tokens, %s, kernels %s, peak %.1f GFLOP/s a thread\n",
               flags.model.model_path.c_str(), static_cast<long long>(flags.input_len),
-              flags.model.dtype.c_str(), host->ops().name, peak * 1e-9);
+              flags.model.dtype.c_str(), host->ops().name, peak.real * 1e-9);
   std::vector<NamedTimes> tables;
   for (const Result& result : results) {
     const double best = *std::min_element(result.seconds.begin(), result.seconds.end());
     const int threads = result.layout.world() * result.layout.threads_per_rank;
     std::printf("%-44s %8.3f s %9.1f tokens/s %8.1f GFLOP %5.1f %% of peak\n",
                 result.layout.ToString().c_str(), best, static_cast<double>(flags.input_len) / best,
-                flops.total() * 1e-9, 100.0 * flops.total() / best / (peak * threads));
+                flops.total() * 1e-9, 100.0 * least / best / threads);
     if (flags.expert_balance) std::printf("%s", result.experts.Table().c_str());
     tables.push_back({Text("cp", result.layout.cp), result.operations, best});
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/bare_peak.h"
 #include "kernels/cpu/isa.h"
 
 namespace causeway {
@@ -12,6 +13,13 @@ double MeasurePeakFlops(const OpTable& table, DType type) {
     if (other != &kReferenceOps) best = std::max(best, ProductFlops(*other, type));
   }
   return best;
+}
+
+PeakFlops MeasurePeaks(const OpTable& table, DType mode) {
+  PeakFlops peak;
+  peak.real = MeasurePeakFlops(table, mode);
+  peak.int8 = std::max(peak.real, MeasureBarePeak().int8);
+  return peak;
 }
 
 }  // namespace causeway

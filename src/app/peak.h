@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/op_table.h"
+#include "model/cost.h"
 
 namespace causeway {
 
@@ -10,5 +11,8 @@ namespace causeway {
 // is a share of what any kernel of ours reaches at its best; `bench peak` (see docs/performance.md)
 // says how that compares with the bare instructions.
 double MeasurePeakFlops(const OpTable& table, DType type);
+
+// The same, and what the CPU's int8 dot instruction does; without one as the other.
+PeakFlops MeasurePeaks(const OpTable& table, DType mode);
 
 }  // namespace causeway

@@ -72,6 +72,7 @@ FlopCounts NecessaryFlops(const ModelConfig& c, int64_t begin, int64_t end, int6
   const double tokens = D(end - begin);
   FlopCounts out;
   out.projections = tokens * layers * ProjectionFlops(c);
+  out.kv_b = tokens * layers * ExpandFlops(c);
   out.indexer = tokens * layers * IndexProjectionFlops(c);
   out.feed_forward = tokens * FeedForwardFlops(c);
   out.head = 2.0 * D(logit_rows) * D(c.hidden_size) * D(c.vocab_size);
@@ -81,12 +82,21 @@ FlopCounts NecessaryFlops(const ModelConfig& c, int64_t begin, int64_t end, int6
     if (c.sparse()) {
       attention = std::min(attention, std::min(keys, D(c.index_topk)) * AbsorbedKeyFlops(c));
       if (p >= c.index_topk) {
-        out.indexer += layers * 2.0 * keys * D(c.index_n_heads * c.index_head_dim);
+        out.index_scores += layers * 2.0 * keys * D(c.index_n_heads * c.index_head_dim);
       }
     }
     out.attention += layers * attention;
   }
+  out.indexer += out.index_scores;
   return out;
+}
+
+double LeastSeconds(const FlopCounts& flops, const PeakFlops& peak, bool int8_weights,
+                    bool int8_index) {
+  double int8 = 0.0;
+  if (int8_weights) int8 += flops.projections - flops.kv_b + flops.feed_forward;
+  if (int8_index) int8 += flops.index_scores;
+  return (flops.total() - int8) / peak.real + int8 / peak.int8;
 }
 
 TokenCost PartitionCost(const ModelConfig& c) {

@@ -15,6 +15,8 @@ struct FlopCounts {
   double indexer = 0;      // its projections and scores
   double feed_forward = 0;
   double head = 0;
+  double kv_b = 0;          // of projections: keys and values of the heads, never in int8
+  double index_scores = 0;  // of indexer
   double total() const { return projections + attention + indexer + feed_forward + head; }
 };
 
@@ -30,6 +32,16 @@ int64_t MaterialisedEnd(const ModelConfig& config);
 // index_topk) keys; scores of the indexer only from position index_topk on.
 FlopCounts NecessaryFlops(const ModelConfig& config, int64_t begin, int64_t end,
                           int64_t logit_rows);
+
+// What a thread can do in a second at most, of FLOPs in the mode's float type and of int8's.
+struct PeakFlops {
+  double real = 0;
+  double int8 = 0;
+};
+// Seconds that one thread needs for these FLOPs at the least: products with int8 weights (w8a8
+// checkpoints in bfloat16 mode) and scores of int8 index keys at the peak of int8.
+double LeastSeconds(const FlopCounts& flops, const PeakFlops& peak, bool int8_weights,
+                    bool int8_index);
 
 // How much longer a FLOP takes in attention and in index scores (top-k included) than in linear
 // layers; fitted so that the ranks of `bench prefill` end together on the machine of

@@ -130,6 +130,27 @@ TEST(NecessaryFlops, AddUpOverTheChunksOfAPrompt) {
   }
 }
 
+TEST(LeastSeconds, ProductsInInt8TakeItsPeakAndNoOthers) {
+  const ModelConfig c = Sparse();
+  const FlopCounts flops = NecessaryFlops(c, 0, 100, 1);
+  const double layers = static_cast<double>(c.num_hidden_layers);
+  // Rows 30 .. 99 score all their keys: 31 + ... + 100.
+  const double scores = layers * 4585 * 2.0 * static_cast<double>(c.index_n_heads) *
+                        static_cast<double>(c.index_head_dim);
+  const double kv_b =
+      layers * 100 *
+      Linear(c.kv_lora_rank, c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim));
+  const PeakFlops peak{.real = 2.0, .int8 = 8.0};
+  const auto least = [&](bool weights, bool index) {
+    return LeastSeconds(flops, peak, weights, index);
+  };
+  EXPECT_DOUBLE_EQ(least(false, false), flops.total() / 2);
+  EXPECT_NEAR(least(false, true) / (flops.total() / 2 - scores * (1.0 / 2 - 1.0 / 8)), 1, 1e-12);
+  const double weights = flops.projections + flops.feed_forward - kv_b;
+  EXPECT_NEAR(least(true, true) / (flops.total() / 2 - (scores + weights) * (1.0 / 2 - 1.0 / 8)), 1,
+              1e-12);
+}
+
 TEST(MaterialisedEnd, IsTheFirstPageBorderFromWhichOnAbsorbedHeadsAreCheaper) {
   EXPECT_EQ(MaterialisedEnd(Dense()), std::numeric_limits<int64_t>::max());
   ModelConfig c = Sparse();
