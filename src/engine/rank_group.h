@@ -74,9 +74,11 @@ class RankGroup {
   const StepSlices& last_partition() const { return slices_; }
 
  private:
+  // The step on the ranks of this host, until all are done or the watchdog has ended them.
   Status RunHere(const Batch& batch, StepOutput& output);
   void ClearHere();
   HostCounts CountsHere() const;
+  // Keeps the first failure for failure(), and passes the status on.
   Status Remember(Status status);
 
   const Weights& weights_;

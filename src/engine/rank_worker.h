@@ -63,6 +63,7 @@ class RankWorker {
   ThreadTeam team_;
   OpSet ops_;
   std::unique_ptr<Forward> forward_;
+  // From the group's thread: at most one step, as the next is given after the status of the last.
   Queue<Job> jobs_{1};
   Queue<Status> done_{1};
   std::thread thread_;
