@@ -44,6 +44,7 @@ std::vector<int32_t> BenchTokens(int64_t count, int64_t vocab) {
   return tokens;
 }
 
+// Counts cover this one prefill: they are cleared before, and gathered outside the timed part.
 StatusOr<Timing> TimePrefill(ModelHost& host, const std::vector<int32_t>& tokens, int64_t chunk) {
   CAUSEWAY_ASSIGN_OR_RETURN(const auto run,
                             SequenceRun::Make(host, static_cast<int64_t>(tokens.size())));
@@ -69,6 +70,7 @@ double Median(std::vector<double> values) {
 // "cp-size=2,threads-per-rank=1,cp-partition=zigzag": the layout flags with some replaced.
 StatusOr<Layout> ParseLayout(const std::string& text, const ModelFlags& base) {
   ModelFlags flags = base;
+  // tp follows from the other sizes unless the text gives it.
   flags.tp = 0;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find(',', at), text.size());
@@ -110,6 +112,7 @@ struct Result {
 
 nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const ModelConfig& config,
                           const FlopCounts& flops, double peak) {
+  // The best run stands for a layout: what disturbs a run only makes it slower.
   const double best = *std::min_element(result.seconds.begin(), result.seconds.end());
   const int threads = result.layout.world() * result.layout.threads_per_rank;
   nlohmann::json out = {{"model", flags.model.model_path},
@@ -129,6 +132,7 @@ nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const M
                           {"feed_forward", flops.feed_forward},
                           {"head", flops.head}}},
                         {"peak_flops_per_thread", peak},
+                        // Useful operations against what all threads could do in that time.
                         {"share_of_peak", flops.total() / best / (peak * threads)},
                         {"operations", OperationJson(result.operations)},
                         {"volumes", result.volumes.ToJson()}};
@@ -139,6 +143,7 @@ nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const M
 
 Status RunPrefill(const BenchFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
+  // No more cache than the prompt needs.
   if (options.context_length == 0) options.context_length = flags.input_len;
   std::vector<Result> results = {{.layout = options.ranks.layout}};
   if (!flags.vs.empty() && options.ranks.layout.hosts > 1) {
@@ -176,6 +181,8 @@ Status RunPrefill(const BenchFlags& flags) {
   report["scratch_bytes_per_rank"] = host->ranks().scratch_bytes();
   std::vector<double> ratios;
   if (results.size() > 1) {
+    // Runs of the same turn are compared with each other, as the machine's pace changes over
+    // minutes.
     for (size_t i = 0; i < results[0].seconds.size(); ++i) {
       ratios.push_back(results[1].seconds[i] / results[0].seconds[i]);
     }

@@ -102,6 +102,7 @@ StatusOr<std::vector<float>> LogitsOfProcesses(const EvalFlags& flags, const Lay
                                         wait,
                                         "--dist-rendezvous-timeout",
                                         wait};
+  // FlagsOf speaks as on a command line: a case that differs can be run by hand.
   std::istringstream words(FlagsOf(one));
   for (std::string word; words >> word;) {
     if (word == "--nnodes") {
@@ -110,6 +111,7 @@ StatusOr<std::vector<float>> LogitsOfProcesses(const EvalFlags& flags, const Lay
       arguments.push_back(word);
     }
   }
+  // This very binary, however it was called.
   const std::string self = std::filesystem::read_symlink("/proc/self/exe");
   CAUSEWAY_RETURN_IF_ERROR(
       RunHosts(self, one.layout.hosts, arguments, files.path(), flags.case_timeout * 1000));
@@ -175,11 +177,13 @@ Status RunLayouts(const EvalFlags& flags) {
   }
   options.context_length = kContext;
   options.max_total_tokens = kTotalTokens;
+  // The matrix has layouts with more ranks than this machine has CPUs.
   options.ranks.pin_threads = false;  // more ranks than CPUs are no mistake here
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
   CAUSEWAY_ASSIGN_OR_RETURN(std::vector<Group> groups,
                             GroupsOf(flags, host->config(), options.dtype));
   const auto prompts = MatrixPrompts(host->config().vocab_size);
+  // The default layout is one rank: its logits are what all others are held against.
   CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<float> expected, MatrixLogits(*host, {}, prompts));
 
   const CaseRun run = [&](const LayoutCase& one) {
@@ -210,6 +214,7 @@ Status RunLayouts(const EvalFlags& flags) {
   } else {
     PrintText(flags, groups, report);
   }
+  // All have run and are in the report; the exit code tells of the first difference.
   for (const Group& group : groups) {
     if (!group.result.first.has_value()) continue;
     return InternalError(Text(ran - equal, " of ", ran,
@@ -228,6 +233,7 @@ struct CaseFlags {
 Status RunCase(const CaseFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(const HostOptions options, flags.model.ToHostOptions());
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  // Hosts other than the first compute their part and have nothing to write.
   if (host->follows()) return host->Follow();
   const LayoutCase one{host->ranks().layout(), flags.model.chunked_prefill_size};
   const auto prompts = MatrixPrompts(host->config().vocab_size);

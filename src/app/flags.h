@@ -12,6 +12,7 @@ namespace causeway {
 
 // Which checkpoint, in which numeric mode, on which ranks.
 struct ModelFlags {
+  // How each flag is meant: flags.cc, in the help text that stands beside its name.
   std::string model_path;
   std::string dtype = "auto";
   std::string index_cache_dtype = "auto";
@@ -39,8 +40,11 @@ struct ModelFlags {
   std::string trace;
 
   // `model_required`: --model-path must be given.
+  // Adds all of them to `app`, with their present values as defaults.
   void Register(CLI::App& app, bool model_required = true);
   void RegisterIndexCacheDtype(CLI::App& app);
+  // Checks what belongs together, reads Slurm's environment and files that flags name. Errors name
+  // the flag.
   StatusOr<HostOptions> ToHostOptions() const;
 };
 
@@ -55,6 +59,7 @@ Status WriteTraceFile(const std::string& path, RankGroup& ranks);
 
 // {"tokens": [...]} -> ids; errors name flag and file.
 StatusOr<std::vector<int32_t>> ReadTokensFile(const char* flag, const std::string& path);
+// All bytes of a file; errors name flag and file.
 StatusOr<std::string> ReadTextFile(const char* flag, const std::string& path);
 
 }  // namespace causeway
