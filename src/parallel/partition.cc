@@ -18,6 +18,7 @@ constexpr int64_t kWholeBelow = 64;
 constexpr int64_t kLeastPiece = 8;
 
 // Sum of p + 1 over positions p in [begin, end).
+// In double: costs are estimates, and the sums are large.
 double TriangleSum(int64_t begin, int64_t end) {
   if (end <= begin) return 0.0;
   return (static_cast<double>(begin) + 1.0 + static_cast<double>(end)) *
@@ -25,6 +26,7 @@ double TriangleSum(int64_t begin, int64_t end) {
 }
 
 void Append(std::vector<Slice>& slices, Slice slice) {
+  // A slice that continues the last one is merged into it: fewer, longer products.
   if (slice.begin == slice.end) return;
   if (!slices.empty() && slices.back().extend == slice.extend && slices.back().end == slice.begin) {
     slices.back().end = slice.end;
@@ -40,6 +42,7 @@ Plan Contiguous(int cp, const std::vector<ExtendRange>& batch) {
   int64_t first = 0;  // flat index of the extend's first token
   for (size_t i = 0; i < batch.size(); ++i) {
     const int64_t length = batch[i].end - batch[i].begin;
+    // Both ends are computed alike on neighbouring ranks, so that nothing is lost between them.
     for (int rank = 0; rank < cp; ++rank) {
       const int64_t from = std::max(total * rank / cp, first);
       const int64_t to = std::min(total * (rank + 1) / cp, first + length);
@@ -57,6 +60,7 @@ Plan Zigzag(int cp, const std::vector<ExtendRange>& batch) {
   for (size_t i = 0; i < batch.size(); ++i) {
     const int64_t length = batch[i].end - batch[i].begin;
     for (int run = 0; run < 2 * cp; ++run) {
+      // Run i and its mirror image: a rank gets one cheap and one dear piece of each extend.
       const int rank = run < cp ? run : 2 * cp - 1 - run;
       Append(plan[static_cast<size_t>(rank)],
              {static_cast<int32_t>(i), batch[i].begin + length * run / (2 * cp),
