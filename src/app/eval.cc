@@ -177,7 +177,6 @@ Status RunLayouts(const EvalFlags& flags) {
   }
   options.context_length = kContext;
   options.max_total_tokens = kTotalTokens;
-  // The matrix has layouts with more ranks than this machine has CPUs.
   options.ranks.pin_threads = false;  // more ranks than CPUs are no mistake here
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
   CAUSEWAY_ASSIGN_OR_RETURN(std::vector<Group> groups,

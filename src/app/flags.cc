@@ -185,7 +185,7 @@ StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
   out.max_total_tokens = max_total_tokens;
   out.ranks.keep_trace_events = !trace.empty();
   out.ranks.watchdog_timeout_ms = watchdog_timeout * 1000;
-  // A collective may take as long as a step: the watchdog is what ends both.
+  // A rank may wait in a collective for as long as another computes, which the watchdog bounds.
   out.ranks.collective_timeout_ms = watchdog_timeout * 1000;
   out.progress = LoadingBar();
   return out;

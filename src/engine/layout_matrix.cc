@@ -72,7 +72,7 @@ std::vector<std::vector<LayoutCase>> SampleGroups(std::vector<std::vector<Layout
 std::vector<std::vector<int32_t>> MatrixPrompts(int64_t vocab_size) {
   std::mt19937 random(kPromptSeed);
   std::vector<std::vector<int32_t>> prompts;
-  // A single token, more than two pages of 64 hold, and lengths that do not divide evenly.
+  // A single token, more tokens than two pages of 64 hold, and lengths that do not divide evenly.
   for (int64_t length : {1, 131, 2, 37, 70}) {
     auto& prompt = prompts.emplace_back();
     for (int64_t i = 0; i < length; ++i) {
@@ -107,8 +107,8 @@ StatusOr<std::vector<float>> MatrixLogits(ModelHost& host, const LayoutCase& one
                                .decode = false,
                                .pages = runs[i]->pages(),
                                .logits = LogitsWanted::kAll,
-                               // Dealt round-robin where the scheduler would look at the load: the
-                               // groups need not matter.
+                               // In turn: which group computes a sequence must not change its
+                               // logits.
                                .dp = static_cast<int32_t>(i % static_cast<size_t>(one.layout.dp))});
       owners.push_back(i);
       done[i] = end;

@@ -20,7 +20,7 @@ constexpr int64_t kAbortGraceMs = 10'000;
 
 // CPUs of a rank's threads: ranks side by side; empty (no pinning) when there are too few CPUs.
 std::vector<int> CpusOf(int rank, int threads, int world, const std::vector<int>& allowed) {
-  // Pinning more threads than there are CPUs would make some share one while others idle.
+  // One CPU for each thread or no pinning: two that share one would wait for each other.
   if (static_cast<size_t>(world) * static_cast<size_t>(threads) > allowed.size()) return {};
   const auto first = allowed.begin() + rank * threads;
   return {first, first + threads};

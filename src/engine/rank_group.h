@@ -62,6 +62,7 @@ class RankGroup {
   const std::vector<const ReadCounts*>& reads() const { return reads_; }
   // Clears traces and counters, of all hosts. On several hosts only host 0 calls this and Counts,
   // and after an error the group must not be used again.
+  // Fails only between hosts.
   Status ClearTraces();
   // What each host has counted since; the gathering itself is not in it.
   StatusOr<std::vector<HostCounts>> Counts();

@@ -20,7 +20,7 @@ namespace causeway {
 
 // The input of matrix products: rows in the mode's type and, where a product with int8 weights
 // follows, the same rows quantised per row.
-// Made by OpSet::Prepare, valid as long as its rows and the arena's scope.
+// Its int8 copy is made by OpSet::Prepare and lives as long as the arena's scope.
 struct Activation {
   Rows rows;                     // [m, k] f32 or bf16
   Rows quantized = {};           // [m, k rounded up to 4] int8, or empty

@@ -1,6 +1,6 @@
-// Work stays with the data: a rank reads its peers' rows where they lie, between two barriers, and
-// only what crosses hosts is copied into buffers. Both sides derive the sizes of all messages from
-// the batch and the choices; none is sent.
+// Within a host a rank reads its peers' rows where they lie, between barriers; only what crosses
+// hosts is copied into buffers. Both sides derive the sizes of all messages from the batch and the
+// choices; none is sent.
 #include "model/expert_exchange.h"
 
 #include <algorithm>
@@ -27,8 +27,7 @@ void ExchangeBetweenHosts(Communicator& hosts, CollectiveName name,
 
 }  // namespace
 
-// A counting sort, stable: the slots of an expert stay in the order of the tokens, which makes its
-// products the same whoever computes them.
+// A counting sort, stable: the slots of an expert stay in the order in which they were given.
 ExpertOrder ExpertOrder::Of(int64_t experts, const std::vector<int32_t>& expert,
                             const std::vector<int32_t>& row) {
   ExpertOrder out;
@@ -159,10 +158,9 @@ std::vector<const float*> ExpertExchange::Combine(int32_t layer) {
   return parts;
 }
 
+// The rows of home's tokens that `host` needs: all of them, or with all-to-all dispatch those that
+// chose an expert there.
 std::vector<int64_t> ExpertExchange::RowsFor(int64_t layer, int home, const RoutedTokens& tokens,
-                                             // The rows of home's tokens that `host` needs: all of
-                                             // them, or with all-to-all dispatch those that chose
-                                             // an expert there.
                                              int host) const {
   const int64_t active = config_.num_experts_per_tok;
   std::vector<int64_t> rows;

@@ -87,7 +87,6 @@ void HostExchange::Keys(Communicator& hosts, CollectiveName name, const Batch& b
     }
   };
   const auto bytes_of = [&](const std::vector<SliceTokens>& sent) {
-    // Both loops walk the same slices: what one host packs the other unpacks in the same order.
     int64_t tokens = 0;
     for (const SliceTokens& s : sent) tokens += s.slice.end - s.slice.begin;
     return static_cast<size_t>(tokens * token_bytes);

@@ -70,8 +70,8 @@ void Forward::DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x) {
     const ArenaScope scope(arena_);
     const int64_t first = std::min(x.dim(0), begin);
     const View<float, 2> rows = x.Slice(first, std::min(x.dim(0), first + kMlpRows));
+    // Normed and where needed quantised once, for gate and up.
     const Activation h =
-        // The input, normed and where needed quantised once, serves gate and up.
         ops_.Prepare(Normed(rows, w.post_attention_norm, type_), w.mlp.gate_up.type(), arena_);
     const Rows product = arena_.Matrix(type_, rows.dim(0), inner_.size());
     ops_.SiluMul(ops_.LinearColumns(h, w.mlp.gate_up, inner_.begin, inner_.end, arena_),

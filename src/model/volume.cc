@@ -1,4 +1,4 @@
-// What a step moves, predicted from the layout. Written from the definitions and not from the code
+// What a step moves, predicted from the layout. Written from the definitions, apart from the code
 // that moves the bytes, so that tests can hold one against the other.
 #include "model/volume.h"
 

@@ -1,5 +1,6 @@
-// All that can be wrong with a layout is found here, before a process loads anything, and the
-// message gives the nearest legal value of the flag to change.
+// What can be wrong with a layout whatever the model (CheckLayout in model/weights.h knows the
+// rest) is found here, before anything is loaded, and the message gives the nearest legal value of
+// the flag to change.
 #include "parallel/layout.h"
 
 #include <algorithm>
@@ -25,7 +26,6 @@ std::vector<int> Divisors(int of) {
   for (int value = 1; value <= of; ++value) {
     if (of % value == 0) out.push_back(value);
   }
-  // Of a world of at most kMost: trying all is fast enough.
   return out;
 }
 

@@ -113,8 +113,7 @@ void FieldReader::NeutralOnly(std::string_view name, std::initializer_list<Json>
 
 void FieldReader::Finish() {
   if (!object_.is_object()) return;
-  // Sorted here and not searched one by one: a body may have as many unknown fields as it has
-  // bytes.
+  // Sorted once, as each field of the object is looked up in it.
   std::sort(known_.begin(), known_.end());
   for (const auto& [name, value] : object_.items()) {
     if (!std::binary_search(known_.begin(), known_.end(), std::string_view(name))) {

@@ -93,7 +93,7 @@ void OpenAiReply::OnFinish(size_t index, const RequestResult& result) {
     return;
   }
   Choice& choice = choices_[index];
-  // The eos or stop token is among them, for which there was no OnToken.
+  // A final eos or stop token counts too, for which there was no OnToken.
   choice.completion_tokens = result.completion_tokens;
   TextPiece tail = choice.text.Flush();
   const bool stopped = choice.text.stopped() || result.reason == FinishReason::kStop;

@@ -43,8 +43,8 @@ class OpenAiReply {
 
   const std::string& id() const { return id_; }
   size_t choices() const { return choices_.size(); }
-  // Moves the prompt out for the last choice of each prompt: once per index, in rising order.
-  // What the engine is to run for choice `index`, without callbacks.
+  // What the engine is to run for choice `index`, without callbacks. The last choice of a prompt
+  // takes the prompt itself: call it once per index, in rising order.
   Request EngineRequest(size_t index);
   // "chatcmpl-...-0": the id the engine knows, by which a choice is cancelled.
   std::string EngineId(size_t index) const;

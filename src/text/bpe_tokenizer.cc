@@ -34,9 +34,9 @@ class BpeTokenizer final : public Tokenizer {
   }
 
   std::vector<int32_t> Encode(std::string_view text, bool parse_special) const override {
+    // UTF-8 that is broken becomes U+FFFD first: patterns and merges see sound text only.
     std::string sound;
     AppendUtf8(text, &sound);
-    // UTF-8 that is broken becomes U+FFFD first: patterns and merges see sound text only.
     Work work{SplitPattern::Scratch(), {}};
     // A token has about three bytes or more in most texts.
     work.ids.reserve(sound.size() / 3);
