@@ -17,10 +17,13 @@ namespace {
 
 struct BenchFlags {
   ModelFlags model;
+  // In tokens.
   int64_t input_len = 8192;
   int repeat = 3;
+  // A second layout; empty: none.
   std::string vs;
   bool expert_balance = false;
+  // A path; empty: none.
   std::string expert_load_output;
   bool json = false;
 };

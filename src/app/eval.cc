@@ -26,9 +26,12 @@ constexpr int64_t kTotalTokens = 1024;
 
 struct EvalFlags {
   ModelFlags model;  // without those of layouts: the cases set them
+  // The most ranks that a layout may have.
   int world = 8;
   std::vector<int> processes = {1};
+  // In seconds, for one combination over several processes.
   int64_t case_timeout = 120;
+  // How many combinations are run; 0: all.
   int64_t sample = 100;
   uint64_t seed = 1;
   bool json = false;

@@ -26,17 +26,21 @@ struct ModelFlags {
   int node_rank = 0;
   std::string dist_init_addr;
   std::string dist_interface;
+  // In seconds, as is the next.
   int64_t dist_timeout = 60;
   int64_t dist_rendezvous_timeout = 600;
   int64_t ep_num_redundant_experts = 0;
   std::string init_expert_location = "trivial";
   int threads_per_rank = 1;
   std::string cp_partition = "balanced";
+  // In tokens, as are the next two; at most 0: the whole prompt in one step.
   int64_t chunked_prefill_size = 8192;
   int64_t context_length = 0;
   int64_t max_total_tokens = 0;
   std::string isa = "auto";
+  // In seconds.
   int64_t watchdog_timeout = 300;
+  // A path; empty: no trace.
   std::string trace;
 
   // `model_required`: --model-path must be given.

@@ -18,10 +18,12 @@ namespace {
 
 struct GenerateFlags {
   ModelFlags model;
+  // Exactly one of the next three is given.
   std::string prompt;
   std::string prompt_file;
   std::string tokens;
   std::string tokenizer_path;
+  // As for serve; used with --chat only.
   std::string chat_template = "auto";
   bool chat = false;
   bool thinking = false;

@@ -15,6 +15,7 @@ namespace {
 
 struct LogitsFlags {
   ModelFlags model;
+  // Files: token ids in; logits out, and logits to compare with. The last two may be empty.
   std::string tokens;
   std::string output;
   std::string compare;

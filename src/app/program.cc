@@ -36,8 +36,8 @@ void Redirect(int fd, const char* path, int flags) {
 
 // The child between fork and exec. Other threads of the parent may have held locks when it forked,
 // so only what is safe in a signal handler may be called here.
-// The system kills the child when its parent dies, however that happens.
 [[noreturn]] void Execute(pid_t parent, char* const* argv, const char* out, const char* err) {
+  // The system kills the child when the thread that forked it ends, however that happens.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kCantExecute);  // it died before the line above
   Redirect(0, "/dev/null", O_RDONLY);

@@ -278,6 +278,8 @@ void ExpertExchange::FetchOutputs(Communicator& hosts, CollectiveName name) {
   const auto host_count = static_cast<size_t>(layout_.hosts);
   const int64_t hidden = config_.hidden_size;
   Remote& remote = offer_.remote;
+  // What this host's workers computed for homes elsewhere, in the order of homes and parts; the
+  // host of the homes walks the same loops and so knows the sizes.
   std::vector<std::vector<float>> sent(host_count);
   remote.outputs.assign(host_count, {});
   remote.of_parts.assign(static_cast<size_t>(layout_.ranks_per_host()),
@@ -289,6 +291,7 @@ void ExpertExchange::FetchOutputs(Communicator& hosts, CollectiveName name) {
   for (int home = 0; home < layout_.world(); ++home) {
     for (int part = 0; part < layout_.ep; ++part) {
       const int worker = layout_.ExpertRank(home, part);
+      // Both here: read in place, in Combine. Both elsewhere: no business of this host.
       if (IsHere(home) == IsHere(worker)) continue;
       if (IsHere(worker)) {
         const Offer& offer = OfferOf(worker);
@@ -297,12 +300,14 @@ void ExpertExchange::FetchOutputs(Communicator& hosts, CollectiveName name) {
         to.insert(to.end(), offer.outputs + offer.first_slot[index] * hidden,
                   offer.outputs + offer.first_slot[index + 1] * hidden);
       } else {
+        // As many as the worker found when it took this home's choices.
         const RoutedTokens& tokens = OfferOf(home).tokens;
         int64_t slots = 0;
         for (int64_t i = 0; i < tokens.rows * active; ++i) {
           slots += placement_.PartOf(name.layer, tokens.experts[i], home) == part ? 1 : 0;
         }
         auto& from = remote.outputs[static_cast<size_t>(layout_.HostOf(worker))];
+        // An index and no pointer yet: the vector still grows.
         begins[static_cast<size_t>(home - first_rank_)][static_cast<size_t>(part)] = from.size();
         from.resize(from.size() + static_cast<size_t>(slots * hidden));
       }

@@ -108,10 +108,13 @@ double FillRanks(const TokenCost& cost, const std::vector<ExtendRange>& batch,
   double given = 0.0;
   for (size_t i : split) {
     const int64_t last = batch[i].end;
+    // Each turn gives one rank its next piece of this extend.
     for (int64_t at = batch[i].begin; at < last;) {
       int64_t end = last;
       if (rank + 1 < room.size()) {
         end = CutAt(cost, at, last, std::max(0.0, wanted - given));
+        // A piece that is too short goes to the next rank, and a rest that is too short stays with
+        // this one.
         if (end - at < kLeastPiece) {
           end = at;
         } else if (last - end < kLeastPiece) {
@@ -169,6 +172,7 @@ Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& bat
     if (Plan tried(ranks); fill(low, tried) > 0.0) level = high;
   }
   fill(level, plan);
+  // Ranks were given short extends first: callers want slices in the order of the batch.
   for (auto& slices : plan) {
     std::sort(slices.begin(), slices.end(), [](const Slice& a, const Slice& b) {
       return a.extend != b.extend ? a.extend < b.extend : a.begin < b.begin;
@@ -182,12 +186,14 @@ Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& bat
 double TokenCost::Of(int64_t begin, int64_t end) const {
   if (end <= begin) return 0.0;
   double total = linear * static_cast<double>(end - begin);
+  // Positions up to dense_end rise in cost with their keys; those behind cost the same each.
   const int64_t rising = dense_end < 0 ? end : std::clamp(dense_end, begin, end);
   total += dense * TriangleSum(begin, rising) + flat * static_cast<double>(end - rising);
   return total + index * TriangleSum(std::clamp(index_from, begin, end), end);
 }
 
 double TokenCost::OfSlice(int64_t begin, int64_t end) const {
+  // Only a slice that begins where attention is dense computes earlier keys again.
   const bool again_from_0 = begin < end && (dense_end < 0 || begin < dense_end);
   return Of(begin, end) + (again_from_0 ? again * static_cast<double>(begin) : 0.0);
 }
