@@ -17,10 +17,13 @@ namespace {
 
 struct BenchFlags {
   ModelFlags model;
+  // In tokens.
   int64_t input_len = 8192;
   int repeat = 3;
+  // A second layout; empty: none.
   std::string vs;
   bool expert_balance = false;
+  // A path; empty: none.
   std::string expert_load_output;
   bool json = false;
 };
@@ -44,6 +47,7 @@ std::vector<int32_t> BenchTokens(int64_t count, int64_t vocab) {
   return tokens;
 }
 
+// Counts cover this one prefill: they are cleared before, and gathered outside the timed part.
 StatusOr<Timing> TimePrefill(ModelHost& host, const std::vector<int32_t>& tokens, int64_t chunk) {
   CAUSEWAY_ASSIGN_OR_RETURN(const auto run,
                             SequenceRun::Make(host, static_cast<int64_t>(tokens.size())));
@@ -69,6 +73,7 @@ double Median(std::vector<double> values) {
 // "cp-size=2,threads-per-rank=1,cp-partition=zigzag": the layout flags with some replaced.
 StatusOr<Layout> ParseLayout(const std::string& text, const ModelFlags& base) {
   ModelFlags flags = base;
+  // tp follows from the other sizes unless the text gives it.
   flags.tp = 0;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find(',', at), text.size());
@@ -110,6 +115,7 @@ struct Result {
 
 nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const ModelConfig& config,
                           const FlopCounts& flops, const PeakFlops& peak, double least_seconds) {
+  // The best run stands for a layout: what disturbs a run only makes it slower.
   const double best = *std::min_element(result.seconds.begin(), result.seconds.end());
   const int threads = result.layout.world() * result.layout.threads_per_rank;
   nlohmann::json out = {{"model", flags.model.model_path},
@@ -130,6 +136,7 @@ nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const M
                           {"head", flops.head}}},
                         {"peak_flops_per_thread", peak.real},
                         {"int8_peak_per_thread", peak.int8},
+                        // Necessary operations against what all threads could do in that time.
                         {"share_of_peak", least_seconds / best / threads},
                         {"operations", OperationJson(result.operations)},
                         {"volumes", result.volumes.ToJson()}};
@@ -140,6 +147,7 @@ nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const M
 
 Status RunPrefill(const BenchFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
+  // No more cache than the prompt needs.
   if (options.context_length == 0) options.context_length = flags.input_len;
   std::vector<Result> results = {{.layout = options.ranks.layout}};
   if (!flags.vs.empty() && options.ranks.layout.hosts > 1) {
@@ -180,6 +188,8 @@ Status RunPrefill(const BenchFlags& flags) {
   report["scratch_bytes_per_rank"] = host->ranks().scratch_bytes();
   std::vector<double> ratios;
   if (results.size() > 1) {
+    // Runs of the same turn are compared with each other, as the machine's pace changes over
+    // minutes.
     for (size_t i = 0; i < results[0].seconds.size(); ++i) {
       ratios.push_back(results[1].seconds[i] / results[0].seconds[i]);
     }

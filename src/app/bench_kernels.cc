@@ -1,3 +1,4 @@
+// causeway bench kernels and bench peak: what one thread does, without ranks and without a model.
 #include "app/bench_kernels.h"
 
 #include <algorithm>
@@ -47,6 +48,7 @@ constexpr int64_t kRows[] = {1, 16, 128, 512, 2048};
 constexpr int64_t kWeightBytes = int64_t{96} << 20;
 
 // The best of at least three runs, and of as many as fit `budget` seconds.
+// Of the thread's processor time, so that other processes do not count.
 template <typename Body>
 double BestSeconds(double budget, const Body& body) {
   double best = 1e30;
@@ -71,6 +73,7 @@ class Products {
     for (int64_t i = 0; i < copies; ++i) weights_.emplace_back(type, shape.n, shape.k, segments);
   }
 
+  // Zeros as operands: the time of a product does not depend on its values.
   double Seconds(int64_t m, double budget) const {
     const Buffer a(m * (shape_.k + 3) / 4 * 4 * 2);
     const Buffer scale(m * 4);
@@ -113,6 +116,7 @@ double OneDnnSeconds(DType type, const Shape& shape, int64_t m, double budget) {
   const int64_t copies = std::max<int64_t>(1, kWeightBytes / bytes);
   for (int64_t i = 0; i < copies; ++i) {
     products.push_back(OneDnnProduct::Make(type, m, shape.n, shape.k));
+    // 0: not measured; its column stays empty.
     if (products.back() == nullptr) return 0;
   }
   return BestSeconds(budget,
@@ -168,6 +172,7 @@ Status BenchKernels(const BenchKernelsFlags& flags) {
           if (flags.rows != 0 && m != flags.rows) continue;
           const double flops = 2.0 * static_cast<double>(m * shape.n * shape.k);
           const double ours = products.Seconds(m, flags.seconds);
+          // oneDNN has no sums in runs to compare with.
           const double theirs = segments == 1 ? OneDnnSeconds(type, shape, m, flags.seconds) : 0;
           const double bytes = static_cast<double>(PackedBytes(type, shape.n, shape.k));
           const double of_peak = flops / ours / PeakOf(peak, type);

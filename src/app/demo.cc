@@ -34,6 +34,7 @@ struct Outcome {
   uint64_t kv_hash = 0;         // of every latent and index key of the prompt
 };
 
+// FNV's multiplier over words of 8 bytes instead of bytes: fast enough for a whole cache.
 uint64_t Fnv(const void* data, int64_t bytes, uint64_t hash) {
   const auto* at = static_cast<const uint64_t*>(data);
   for (int64_t i = 0; i < bytes / 8; ++i) hash = (hash ^ at[i]) * 0x100000001b3u;
@@ -50,6 +51,7 @@ StatusOr<Outcome> Answer(ModelHost& host, const std::vector<int32_t>& prompt, in
   CAUSEWAY_RETURN_IF_ERROR(run->Prefill(prompt, chunk, LogitsWanted::kLast, out.logits));
   const double seconds = static_cast<double>(NowNs() - begin_ns) * 1e-9;
   out.times = {name, OperationTimes::Of(host.ranks().lanes()), seconds};
+  // What the cache holds is hashed and not only what was computed from it: every key must agree.
   const KvShape& shape = host.cache().shape();
   out.kv_hash = 0xcbf29ce484222325u;
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
@@ -60,6 +62,7 @@ StatusOr<Outcome> Answer(ModelHost& host, const std::vector<int32_t>& prompt, in
       out.kv_hash = Fnv(host.cache().IndexPage(layer, page), size * shape.index_dim, out.kv_hash);
     }
   }
+  // Greedy decoding, so that the answers can be compared token by token.
   std::vector<float> logits = out.logits;
   for (int i = 0; i < kAnswerTokens; ++i) {
     const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
@@ -70,6 +73,7 @@ StatusOr<Outcome> Answer(ModelHost& host, const std::vector<int32_t>& prompt, in
 }
 
 std::string Quoted(const std::string& text) {
+  // Line breaks would tear the table apart.
   std::string out;
   for (char c : text) {
     if (c == '\n') {
@@ -104,6 +108,7 @@ Status RunDemo(DemoFlags& flags) {
 
   std::vector<Outcome> outcomes;
   Layout layout = host->ranks().layout();
+  // The same weights and cache under both layouts: only the ranks are made anew.
   for (int cp : {1, 2}) {
     layout.cp = cp;
     host->SetLayout(layout);
@@ -143,6 +148,7 @@ Status RunDemo(DemoFlags& flags) {
               outcomes[0].answer == outcomes[1].answer ? "equal" : "DIFFERENT",
               same ? "cp 1 and cp 2 gave the same bits" : "the layouts DISAGREE");
   std::fflush(stdout);
+  // Before serving: a difference is a bug, and the demo's exit code says so.
   if (!same) return InternalError("cp 1 and cp 2 gave different bits");
   CAUSEWAY_RETURN_IF_ERROR(WriteTraceFile(model.trace, host->ranks()));
   if (flags.no_serve) return Status();

@@ -26,9 +26,12 @@ constexpr int64_t kTotalTokens = 1024;
 
 struct EvalFlags {
   ModelFlags model;  // without those of layouts: the cases set them
+  // The most ranks that a layout may have.
   int world = 8;
   std::vector<int> processes = {1};
+  // In seconds, for one combination over several processes.
   int64_t case_timeout = 120;
+  // How many combinations are run; 0: all.
   int64_t sample = 100;
   uint64_t seed = 1;
   bool json = false;
@@ -102,6 +105,7 @@ StatusOr<std::vector<float>> LogitsOfProcesses(const EvalFlags& flags, const Lay
                                         wait,
                                         "--dist-rendezvous-timeout",
                                         wait};
+  // FlagsOf speaks as on a command line: a case that differs can be run by hand.
   std::istringstream words(FlagsOf(one));
   for (std::string word; words >> word;) {
     if (word == "--nnodes") {
@@ -110,6 +114,7 @@ StatusOr<std::vector<float>> LogitsOfProcesses(const EvalFlags& flags, const Lay
       arguments.push_back(word);
     }
   }
+  // This very binary, however it was called.
   const std::string self = std::filesystem::read_symlink("/proc/self/exe");
   CAUSEWAY_RETURN_IF_ERROR(
       RunHosts(self, one.layout.hosts, arguments, files.path(), flags.case_timeout * 1000));
@@ -180,6 +185,7 @@ Status RunLayouts(const EvalFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(std::vector<Group> groups,
                             GroupsOf(flags, host->config(), options.dtype));
   const auto prompts = MatrixPrompts(host->config().vocab_size);
+  // The default layout is one rank: its logits are what all others are held against.
   CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<float> expected, MatrixLogits(*host, {}, prompts));
 
   const CaseRun run = [&](const LayoutCase& one) {
@@ -210,6 +216,7 @@ Status RunLayouts(const EvalFlags& flags) {
   } else {
     PrintText(flags, groups, report);
   }
+  // All have run and are in the report; the exit code tells of the first difference.
   for (const Group& group : groups) {
     if (!group.result.first.has_value()) continue;
     return InternalError(Text(ran - equal, " of ", ran,
@@ -228,6 +235,7 @@ struct CaseFlags {
 Status RunCase(const CaseFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(const HostOptions options, flags.model.ToHostOptions());
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  // Hosts other than the first compute their part and have nothing to write.
   if (host->follows()) return host->Follow();
   const LayoutCase one{host->ranks().layout(), flags.model.chunked_prefill_size};
   const auto prompts = MatrixPrompts(host->config().vocab_size);

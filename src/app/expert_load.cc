@@ -1,3 +1,6 @@
+// Tokens counted by expert, and the parts of the experts that the placement gives them to. The same
+// placement decides in a step which part computes an expert for a home, so the sums here are what
+// each part had to do.
 #include "app/expert_load.h"
 
 #include <algorithm>
@@ -20,6 +23,7 @@ ExpertLoad::ExpertLoad(const Weights& weights, const Layout& layout,
   for (const HostCounts& host : counts) {
     of_homes.insert(of_homes.end(), host.experts.begin(), host.experts.end());
   }
+  // Taken for its shape: which layers have experts, and how many.
   counts_ = of_homes[0];
   of_parts_.assign(static_cast<size_t>(layout.ep), 0);
   for (size_t layer = 0; layer < counts_.size(); ++layer) {
@@ -28,6 +32,7 @@ ExpertLoad::ExpertLoad(const Weights& weights, const Layout& layout,
     of_experts_.resize(sums.size(), 0);
     std::fill(sums.begin(), sums.end(), 0);
     std::vector<int64_t> parts(of_parts_.size(), 0);
+    // Home by home: which of two parts computes an expert that both hold depends on the home.
     for (size_t home = 0; home < of_homes.size(); ++home) {
       for (size_t e = 0; e < sums.size(); ++e) {
         const int64_t tokens = of_homes[home][layer][e];
@@ -45,6 +50,7 @@ ExpertLoad::ExpertLoad(const Weights& weights, const Layout& layout,
 
 double ExpertLoad::Imbalance(const std::vector<int64_t>& loads) {
   const auto total = static_cast<double>(std::accumulate(loads.begin(), loads.end(), int64_t{0}));
+  // Nothing to do is perfectly even.
   if (total == 0) return 1.0;
   return static_cast<double>(*std::max_element(loads.begin(), loads.end())) *
          static_cast<double>(loads.size()) / total;

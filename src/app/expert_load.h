@@ -17,6 +17,7 @@ class ExpertLoad {
   // What the ranks of all hosts have counted since their counters were cleared.
   ExpertLoad(const Weights& weights, const Layout& layout, const std::vector<HostCounts>& counts);
 
+  // One line for people, with its line break.
   std::string Table() const;  // empty if the model has no routed experts
   // The balance, and {"counts": [layers][experts]}, which ReadFile reads.
   nlohmann::json ToJson() const;

@@ -1,3 +1,5 @@
+// Flags become typed options in one place, ToHostOptions, which checks what CLI11's ranges can't:
+// names, and sizes that must fit each other.
 #include "app/flags.h"
 
 #include <unistd.h>
@@ -130,6 +132,7 @@ std::string Variable(const std::string& name) {
 // --nnodes and its companions, or what srun says of a step with one task a node.
 StatusOr<HostFlags> HostsOf(const ModelFlags& flags) {
   HostFlags out{flags.nnodes, flags.node_rank, flags.dist_init_addr};
+  // Explicit flags win over the environment.
   if (flags.dist_init_addr.empty() && flags.nnodes == 1) {
     CAUSEWAY_ASSIGN_OR_RETURN(const std::optional<SlurmStep> step, SlurmStepOf(&Variable));
     if (step.has_value()) out = {step->nodes, step->node, step->init_addr};
@@ -162,6 +165,7 @@ StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
   out.dist_interface = dist_interface;
   out.dist_timeout_ms = dist_timeout * 1000;
   out.dist_rendezvous_timeout_ms = dist_rendezvous_timeout * 1000;
+  // From the environment: a command line can be read by everybody on the machine.
   out.dist_token = Variable("CAUSEWAY_DIST_TOKEN");
   // Hosts of a test on one machine would be pinned to the same cores.
   if (hosts.nnodes > 1 && IsLoopback(hosts.init_addr)) out.ranks.pin_threads = false;
@@ -181,6 +185,7 @@ StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
   out.max_total_tokens = max_total_tokens;
   out.ranks.keep_trace_events = !trace.empty();
   out.ranks.watchdog_timeout_ms = watchdog_timeout * 1000;
+  // A rank may wait in a collective for as long as another computes, which the watchdog bounds.
   out.ranks.collective_timeout_ms = watchdog_timeout * 1000;
   out.progress = LoadingBar();
   return out;
@@ -191,6 +196,7 @@ void RegisterJson(CLI::App& app, bool& json) {
 }
 
 LoadProgress LoadingBar() {
+  // Not a terminal: logs get no bar.
   if (isatty(STDERR_FILENO) == 0) return {};
   struct Bar {
     std::mutex mutex;
@@ -198,6 +204,7 @@ LoadProgress LoadingBar() {
   };
   auto bar = std::make_shared<Bar>();
   return [bar](int64_t done, int64_t total) {
+    // Loading threads report in any order.
     const std::lock_guard lock(bar->mutex);
     const int percent = total == 0 ? 100 : static_cast<int>(done * 100 / total);
     if (percent <= bar->shown) return;
@@ -222,6 +229,7 @@ StatusOr<std::string> ReadTextFile(const char* flag, const std::string& path) {
 
 StatusOr<std::vector<int32_t>> ReadTokensFile(const char* flag, const std::string& path) {
   CAUSEWAY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(flag, path));
+  // Parsing without exceptions: text that is no JSON is discarded, and no object.
   const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("tokens") || !json["tokens"].is_array()) {
     return InvalidArgument(Text(flag, ": ", path, ": expected {\"tokens\": [...]}"));

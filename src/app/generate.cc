@@ -18,10 +18,12 @@ namespace {
 
 struct GenerateFlags {
   ModelFlags model;
+  // Exactly one of the next three is given.
   std::string prompt;
   std::string prompt_file;
   std::string tokens;
   std::string tokenizer_path;
+  // As for serve; used with --chat only.
   std::string chat_template = "auto";
   bool chat = false;
   bool thinking = false;
@@ -34,6 +36,7 @@ StatusOr<std::vector<int32_t>> PromptTokens(const GenerateFlags& flags, const Mo
   const int given = static_cast<int>(!flags.prompt.empty()) +
                     static_cast<int>(!flags.prompt_file.empty()) +
                     static_cast<int>(!flags.tokens.empty());
+  // None, or several of which all but one would be ignored.
   if (given != 1) {
     return InvalidArgument("give exactly one of --prompt, --prompt-file and --tokens");
   }
@@ -68,6 +71,7 @@ Status RunGenerate(const GenerateFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
                             PromptTokens(flags, config, *tokenizer));
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  // Other hosts run the steps of the first until it ends.
   if (host->follows()) return host->Follow();
 
   EngineOptions engine_options;
@@ -79,6 +83,7 @@ Status RunGenerate(const GenerateFlags& flags) {
   OperationTimes prefill;
   std::future<RequestResult> future = finished.get_future();
   RequestResult result;
+  // The engine ends inside, before what its callbacks refer to.
   {
     Engine engine(*host, engine_options);
     Detokenizer detokenizer(*tokenizer);
@@ -98,6 +103,7 @@ Status RunGenerate(const GenerateFlags& flags) {
       }
     };
     request->on_finish = [&](const RequestResult& result) {
+      // A prompt that fails, or ends at once, has no first token.
       if (ids.empty()) prefill = OperationTimes::Of(host->ranks().lanes());
       finished.set_value(result);
     };
@@ -108,6 +114,7 @@ Status RunGenerate(const GenerateFlags& flags) {
   }
   CAUSEWAY_RETURN_IF_ERROR(result.status);
   const double ttft = result.timing.queue_seconds + result.timing.prefill_seconds;
+  // The first token belongs to the prefill.
   const double decode_rate =
       result.timing.decode_seconds > 0
           ? static_cast<double>(result.completion_tokens - 1) / result.timing.decode_seconds
@@ -124,6 +131,7 @@ Status RunGenerate(const GenerateFlags& flags) {
         {"ttft_seconds", ttft},
         {"decode_tokens_per_s", decode_rate},
         {"operations", OperationJson(prefill)}};
+    // Text of half a character, cut by the token limit, must not break the JSON.
     std::printf("%s\n",
                 report.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   } else {
@@ -154,6 +162,7 @@ void AddGenerate(CLI::App& app, Run& run) {
   command->add_flag("--thinking", flags->thinking, "With --chat: thinking mode");
   command->add_option("--chat-template", flags->chat_template, "auto, v3, v3.1 or v3.2")
       ->capture_default_str();
+  // For one prompt by hand, the same answer each time is the better default.
   flags->sampling.temperature = 0;
   command->add_option("--max-new-tokens", flags->sampling.max_new_tokens, "Longest answer")
       ->check(CLI::PositiveNumber)

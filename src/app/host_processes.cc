@@ -1,3 +1,5 @@
+// The hosts of a server as processes on loopback. All are watched together: when one fails, the
+// others get a short time to say what they saw, and are then killed.
 #include "app/host_processes.h"
 
 #include <chrono>
@@ -57,6 +59,7 @@ Status RunHosts(const std::string& program, int hosts, const std::vector<std::st
     running.push_back(std::make_unique<Program>(program, files, std::move(all)));
   }
 
+  // -1: still runs.
   std::vector<int> codes(running.size(), -1);
   bool failed = false;
   for (;;) {
@@ -80,6 +83,7 @@ Status RunHosts(const std::string& program, int hosts, const std::vector<std::st
   const auto add = [&](size_t host, const std::string& what) {
     errors += Text(errors.empty() ? "" : "; ", "host ", host, " of ", hosts, ": ", what);
   };
+  // After a failure, those that still ran were only waiting: they have nothing to say.
   for (size_t host = 0; host < running.size(); ++host) {
     if (codes[host] > 0) {
       add(host, EndOf(codes[host], LastLine(running[host]->Stderr())));

@@ -20,6 +20,7 @@ struct InspectFlags {
 };
 
 // What a tensor belongs to, by its name.
+// In this order: an expert's name also holds ".mlp.", and an MTP layer has parts of all kinds.
 std::string PartOf(const std::string& name, const ModelConfig& config) {
   const std::string mtp = Text("model.layers.", config.num_hidden_layers, ".");
   if (name.starts_with(mtp)) return "mtp";
@@ -53,6 +54,7 @@ Contents Contents::Of(const Checkpoint& checkpoint, const ModelConfig& config, D
   Contents out;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     Part& part = out.parts[PartOf(name, config)];
+    // Scales are bytes of the checkpoint, but no parameters.
     const bool scale = name.ends_with("_scale") || name.ends_with("_scale_inv");
     ++part.tensors;
     part.stored_bytes += tensor.bytes;
@@ -60,6 +62,7 @@ Contents Contents::Of(const Checkpoint& checkpoint, const ModelConfig& config, D
     if (scale) continue;
     part.parameters += tensor.elements();
     out.parameters += tensor.elements();
+    // The bf16 mode keeps int8 weights as they are; all else is packed in the mode's own type.
     const bool keeps_int8 = tensor.type == StoredType::kI8 && mode == DType::kBf16;
     part.packed_bytes += tensor.elements() * (keeps_int8 ? 1 : SizeOf(mode));
   }
@@ -205,6 +208,7 @@ Status RunInspect(const InspectFlags& flags) {
   const Layout& layout = options.ranks.layout;
   CAUSEWAY_RETURN_IF_ERROR(CheckLayout(config, options.dtype, layout));
   CAUSEWAY_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.model_path));
+  // Every tensor is there with its shape, though no weight is loaded.
   for (const TensorSpec& spec : RequiredTensors(config)) {
     CAUSEWAY_RETURN_IF_ERROR(checkpoint->Find(spec.name, spec.shape).status());
   }

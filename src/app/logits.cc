@@ -15,6 +15,7 @@ namespace {
 
 struct LogitsFlags {
   ModelFlags model;
+  // Files: token ids in; logits out, and logits to compare with. The last two may be empty.
   std::string tokens;
   std::string output;
   std::string compare;
@@ -40,6 +41,7 @@ Comparison Compare(const float* found, const float* expected, int64_t rows, int6
     const float* b = expected + row * vocab;
     for (int64_t i = 0; i < vocab; ++i) {
       const double error = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+      // A NaN must stay and not lose against a number in std::max.
       out.max_abs = std::isnan(error) ? error : std::max(out.max_abs, error);
       out.mean_abs += error;
       largest = std::max(largest, std::fabs(static_cast<double>(b[i])));
@@ -60,6 +62,7 @@ Status WriteOutput(const LogitsFlags& flags, const ModelConfig& config,
       {logits.data(), static_cast<int64_t>(logits.size()) * 4}};
   const auto add = [&](const std::string& name, StoredType type, int64_t width,
                        const auto& values) {
+    // Dense models have no indices, and dense layers no router: nothing is written for them.
     if (values.empty()) return;
     declarations.push_back({name, type, {tokens, width}});
     data.emplace_back(values.data(), static_cast<int64_t>(values.size()) * 4);
@@ -88,6 +91,7 @@ Status RunLogits(const LogitsFlags& flags) {
                             ReadTokensFile("--tokens", flags.tokens));
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
   const auto count = static_cast<int64_t>(tokens.size());
+  // No more cache than the tokens need.
   if (options.context_length == 0) options.context_length = count;
   if (flags.hidden && options.ranks.layout.hosts > 1) {
     return InvalidArgument("--hidden needs one host: others' hidden states stay there");
@@ -104,6 +108,7 @@ Status RunLogits(const LogitsFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(const auto run, SequenceRun::Make(*host, count));
   std::vector<float> logits;
   Capture capture(config, flags.hidden ? count : 0);
+  // Capture has room for one step's tokens.
   if (flags.hidden && flags.model.chunked_prefill_size > 0 &&
       flags.model.chunked_prefill_size < count) {
     return InvalidArgument(
@@ -154,6 +159,7 @@ Status RunLogits(const LogitsFlags& flags) {
 void AddLogits(CLI::App& app, Run& run) {
   auto flags = std::make_shared<LogitsFlags>();
   CLI::App* command = app.add_subcommand("logits", "Token ids in, logits of all positions out");
+  // One chunk unless asked for otherwise, as --hidden needs it.
   flags->model.chunked_prefill_size = -1;
   flags->model.Register(*command);
   command->add_option("--tokens", flags->tokens, "JSON file {\"tokens\": [...]}")->required();

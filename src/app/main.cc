@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
                "causeway");
   app.require_subcommand(1);
   app.set_version_flag("--version", "causeway 0.1.0");
+  // A command's callback stores here what to do; it runs after all flags have been read.
   causeway::Run run;
   causeway::AddServe(app, run);
   causeway::AddGenerate(app, run);

@@ -29,7 +29,9 @@ Status MakeModel(const MakeModelOptions& options) {
   CAUSEWAY_ASSIGN_OR_RETURN(const RandomFormat format, ParseRandomFormat(options.format));
   CAUSEWAY_RETURN_IF_ERROR(
       WriteRandomModel(config_json, options.output, options.seed, format, LoadingBar()));
+  // Read back: what has just been written must be a model that loads.
   CAUSEWAY_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(options.output));
+  // A vocabulary smaller than the tokenizer's could not take its ids.
   if (options.tokenizer && config.vocab_size >= kDemoVocabulary) {
     const std::string path = options.output + "/tokenizer.json";
     std::ofstream file(path, std::ios::binary);

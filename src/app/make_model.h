@@ -17,6 +17,7 @@ struct MakeModelOptions {
   bool tokenizer = true;  // write the demo tokenizer where the vocabulary has room for it
 };
 
+// Writes config.json, the weights and perhaps tokenizer.json. Errors name the flag, file or field.
 Status MakeModel(const MakeModelOptions& options);
 
 }  // namespace causeway

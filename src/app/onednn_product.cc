@@ -1,3 +1,4 @@
+// Weights are packed as oneDNN chooses before anything is timed, as ours are too.
 #include "app/onednn_product.h"
 
 #include <oneapi/dnnl/dnnl.hpp>
@@ -14,6 +15,7 @@ struct OneDnnProduct::State {
 
 std::unique_ptr<OneDnnProduct> OneDnnProduct::Make(DType type, int64_t m, int64_t n, int64_t k) {
   using Memory = dnnl::memory;
+  // Only the types that the kernels are compared in.
   if (type == DType::kF32) return nullptr;
   const auto in = type == DType::kBf16 ? Memory::data_type::bf16 : Memory::data_type::s8;
   try {
@@ -32,6 +34,7 @@ std::unique_ptr<OneDnnProduct> OneDnnProduct::Make(DType type, int64_t m, int64_
     }
     return std::unique_ptr<OneDnnProduct>(new OneDnnProduct(std::move(state)));
   } catch (const dnnl::error&) {
+    // No such product on this machine, or in this version.
     return nullptr;
   }
 }

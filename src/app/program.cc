@@ -1,3 +1,4 @@
+// A child process whose output goes to files, not pipes: it can never block because nobody reads.
 #include "app/program.h"
 
 #include <fcntl.h>
@@ -36,6 +37,7 @@ void Redirect(int fd, const char* path, int flags) {
 // The child between fork and exec. Other threads of the parent may have held locks when it forked,
 // so only what is safe in a signal handler may be called here.
 [[noreturn]] void Execute(pid_t parent, char* const* argv, const char* out, const char* err) {
+  // The system kills the child when the thread that forked it ends, however that happens.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kCantExecute);  // it died before the line above
   Redirect(0, "/dev/null", O_RDONLY);
@@ -53,6 +55,7 @@ Program::Program(const std::string& binary, const std::string& directory,
                  std::vector<std::string> arguments)
     : out_(directory + "/stdout"), err_(directory + "/stderr") {
   arguments.insert(arguments.begin(), binary);
+  // Made before the fork: the child may not allocate.
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
@@ -68,11 +71,13 @@ Program::~Program() {
   waitpid(pid_, nullptr, 0);
 }
 
+// Polls, as waitpid(2) has no time-out.
 int Program::Wait(Deadline deadline) {
   while (!ended_) {
     int state = 0;
     if (waitpid(pid_, &state, WNOHANG) == pid_) {
       ended_ = true;
+      // As a shell reports it: 128 and the signal's number.
       code_ = WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
     } else if (deadline.Passed()) {
       return -1;

@@ -1,3 +1,5 @@
+// Ranks may have run different operations (experts on some only): a table has a row for each name
+// that any rank or run has, with 0 where one lacks it.
 #include "app/report.h"
 
 #include <algorithm>
@@ -25,6 +27,7 @@ OperationTimes OperationTimes::Of(const std::vector<const TraceLane*>& lanes) {
       }
     }
   }
+  // First all names, then a row of the same width for each rank.
   for (const TraceLane* lane : lanes) {
     auto& row = out.seconds.emplace_back(out.operations.size(), 0.0);
     for (const TraceLane::Sum& sum : lane->sums()) {
@@ -87,6 +90,7 @@ std::string OperationTable(const std::vector<NamedTimes>& runs) {
 
 nlohmann::json OperationJson(const OperationTimes& times) {
   nlohmann::json out = nlohmann::json::array();
+  // Shares are of the slowest ranks' sum, as the others wait for those.
   double total = 0;
   for (size_t i = 0; i < times.operations.size(); ++i) total += times.Slowest(i);
   for (size_t i = 0; i < times.operations.size(); ++i) {
@@ -101,6 +105,7 @@ nlohmann::json OperationJson(const OperationTimes& times) {
 }
 
 std::string LogitsHash(const std::vector<float>& logits) {
+  // FNV-1a over all bytes: two bit patterns of the same number count as different.
   uint64_t hash = 0xcbf29ce484222325u;
   for (size_t i = 0; i < logits.size() * sizeof(float); ++i) {
     hash = (hash ^ reinterpret_cast<const uint8_t*>(logits.data())[i]) * 0x100000001b3u;

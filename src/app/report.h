@@ -16,6 +16,7 @@ struct OperationTimes {
   std::vector<std::string> operations;       // in order of first use
   std::vector<std::vector<double>> seconds;  // [rank][operation]
 
+  // From the sums of the ranks' lanes, in their order.
   static OperationTimes Of(const std::vector<const TraceLane*>& lanes);
   double Total(size_t rank) const;
   // Seconds of an operation on the slowest rank.

@@ -114,6 +114,7 @@ void LogRequest(const RequestReport& report) {
   line.AddSeconds("seconds", report.seconds);
 }
 
+// As --chat-template names them.
 const char* NameOf(ChatFormat format) {
   switch (format) {
     case ChatFormat::kV3:
@@ -126,6 +127,7 @@ const char* NameOf(ChatFormat format) {
   return "unknown";
 }
 
+// Errors of the HTTP server itself look like those of the API.
 HttpServerOptions ListenOptions(const ServeFlags& flags) {
   HttpServerOptions options;
   options.host = flags.host;
@@ -142,6 +144,7 @@ void DrainAndStop(Engine& engine, OpenAiApi& api, HttpServer& server, SignalWatc
   server.StopAccepting();
   const Deadline deadline = Deadline::After(std::chrono::seconds(drain_seconds));
   bool drained = engine.Drain(Deadline::AfterMs(0));
+  // In short waits, so that a second signal is seen between two of them.
   while (!drained && !deadline.Passed() && !signals.Wait(0)) {
     drained = engine.Drain(Deadline::AfterMs(std::min(kPollMs, deadline.RemainingMs() + 1)));
   }
@@ -149,6 +152,7 @@ void DrainAndStop(Engine& engine, OpenAiApi& api, HttpServer& server, SignalWatc
     LogLine("cancelling").Add("why", deadline.Passed() ? "drain-seconds passed" : "second signal");
     api.CancelAll(server.executor());
   }
+  // After CancelAll or the last answer only bytes to clients are left.
   const bool complete = server.Stop(Deadline::AfterMs(kFlushMs));
   LogLine("stopped").Add("drained", drained ? "yes" : "no").Add("answers_cut", complete ? 0 : 1);
 }
@@ -157,6 +161,7 @@ Status RunServe(const ServeFlags& flags) {
   // Before the weights: a taken port should not cost the minutes that they take to load.
   CAUSEWAY_ASSIGN_OR_RETURN(const HostOptions options, flags.model.ToHostOptions());
   if (options.ranks.host == 0) {
+    // Only tried: the listener is closed again until the model is there.
     CAUSEWAY_RETURN_IF_ERROR(HttpServer::Listen(ListenOptions(flags), {}).status());
   }
   CAUSEWAY_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(options.model_path));
@@ -218,6 +223,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .name = flags.served_model_name.empty() ? flags.model.model_path : flags.served_model_name,
       .tokenizer = tokenizer,
       .chat_format = format,
+      // What a single request may need must fit the cache as well.
       .context_length = std::min(host.context_length(), kv_tokens),
       .vocab_size = host.config().vocab_size,
       .bos_token = static_cast<int32_t>(host.config().bos_token_id),
@@ -226,6 +232,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;
   engine_options.max_queued_requests = flags.max_queued_requests;
+  // Ids without text, beyond the tokenizer's, are never sampled.
   engine_options.vocab_limit = tokenizer.size();
 
   // Ended in reverse: no handler without its API, no callback without its engine.
@@ -250,6 +257,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .AddSeconds("load_s", host.load_seconds());
   announce(server->url());
 
+  // A failed step, or a host lost between steps, ends the server: the ranks have no way back.
   while (engine.healthy() && host.ranks().failure().ok()) {
     if (!signals.Wait(kPollMs)) continue;
     DrainAndStop(engine, api, *server, signals, flags.drain_seconds);

@@ -10,6 +10,7 @@
 
 namespace causeway {
 
+// Those of the server beside the model's, with their defaults.
 struct ServeFlags {
   ModelFlags model;
   std::string tokenizer_path;

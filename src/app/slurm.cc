@@ -1,3 +1,5 @@
+// Only steps of srun with one task a node count as hosts of a server: anything else in a job's
+// environment (a shell in an allocation, several tasks a node) leaves the flags to the user.
 #include "app/slurm.h"
 
 #include <algorithm>
@@ -25,6 +27,7 @@ StatusOr<int64_t> Number(const std::string& name, const std::string& text) {
 
 }  // namespace
 
+// Of "node[03-05,07],other": the text before the bracket and the first number in it.
 std::string FirstSlurmNode(const std::string& list) {
   std::string name;
   for (size_t at = 0; at < list.size() && list[at] != ','; ++at) {
@@ -59,6 +62,8 @@ StatusOr<std::optional<SlurmStep>> SlurmStepOf(
                                 "and --dist-init-addr instead"));
   }
   return std::optional(SlurmStep{static_cast<int>(count), static_cast<int>(node),
+                                 // Every host computes the same port from the job's number, without
+                                 // having met.
                                  Text(first, ":", kFirstPort + id % kPorts)});
 }
 

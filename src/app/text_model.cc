@@ -7,9 +7,11 @@ namespace causeway {
 StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& directory,
                                                    const std::string& path,
                                                    const ModelConfig& config) {
+  // A flag that names a file must not fall back to another one.
   if (!path.empty()) return Tokenizer::Load(path);
   const std::string found = directory + "/tokenizer.json";
   if (std::filesystem::exists(found)) return Tokenizer::Load(found);
+  // Bytes as tokens are for small test vocabularies; a real model must not run on them unnoticed.
   constexpr int64_t kLargestByteVocabulary = 8192;
   if (config.vocab_size > kLargestByteVocabulary) {
     return NotFound(Text("no tokenizer.json in ", directory,

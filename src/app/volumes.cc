@@ -1,3 +1,5 @@
+// Predictions come from the same pure functions that tests compare with the counts; here both are
+// put side by side, operation by operation.
 #include "app/volumes.h"
 
 #include <algorithm>
@@ -23,6 +25,7 @@ VolumeReport::VolumeReport(const Weights& weights, const KvShape& cache, const L
   const ExpertPlacement placement(config, layout, weights.share().redundant);
   const VolumeTypes types = VolumeTypes::Of(weights, cache);
   if (chunk <= 0) chunk = tokens;
+  // The same chunks as the prefill's, since what moves depends on them.
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t end = std::min(tokens, begin + chunk);
     Batch batch;
@@ -78,10 +81,12 @@ VolumeReport::Row& VolumeReport::RowOf(std::vector<Row>& rows, const std::string
 
 void VolumeReport::Add(std::vector<Row>& rows, const std::vector<Traffic>& moved) {
   for (const Traffic& each : moved) {
+    // Operations that moved nothing would only fill the table.
     if (each.bytes == 0) continue;
     Row& row = RowOf(rows, each.operation);
     row.calls += each.calls;
     row.bytes += static_cast<double>(each.bytes);
+    // `moved` is one rank's or one host's: the most of one is the largest of these calls.
     row.most_bytes = std::max(row.most_bytes, static_cast<double>(each.bytes));
   }
 }

@@ -17,6 +17,7 @@ class Arena {
   // `bytes` aligned to 64.
   void* Allocate(int64_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
+    // On to a block with room; what is left of the one before stays unused until the scope ends.
     while (block_ < blocks_.size() && offset_ + bytes > blocks_[block_].bytes()) {
       ++block_;
       offset_ = 0;
@@ -30,6 +31,7 @@ class Arena {
     offset_ += bytes;
     return data;
   }
+  // Not initialised, and valid until the ArenaScope around them ends; so are the next two.
   template <typename T>
   T* Array(int64_t count) {
     return static_cast<T*>(Allocate(count * static_cast<int64_t>(sizeof(T))));

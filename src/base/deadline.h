@@ -6,6 +6,7 @@
 
 namespace causeway {
 
+// Of the steady clock: setting the system's time moves no deadline.
 class Deadline {
  public:
   using Clock = std::chrono::steady_clock;
@@ -17,6 +18,7 @@ class Deadline {
 
   bool Passed() const { return Clock::now() >= at_; }
   Clock::time_point at() const { return at_; }
+  // Rounded down to whole milliseconds; 0 once it has passed.
   int64_t RemainingMs() const {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(at_ - Clock::now());
     return left.count() > 0 ? left.count() : 0;

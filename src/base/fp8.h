@@ -20,6 +20,7 @@ constexpr float Decode(int code) {
   if (exponent == 15 && mantissa == 7) return std::bit_cast<float>(0x7fc00000u);
   float magnitude = exponent == 0 ? static_cast<float>(mantissa) * 0x1p-9f
                                   : 1.0f + static_cast<float>(mantissa) * 0.125f;
+  // std::ldexp is not constexpr: powers of two by doubling and halving, which is exact.
   for (int e = 7; exponent != 0 && e < exponent; ++e) magnitude *= 2.0f;
   for (int e = exponent; exponent != 0 && e < 7; ++e) magnitude *= 0.5f;
   return (code & 0x80) != 0 ? -magnitude : magnitude;

@@ -69,6 +69,7 @@ class [[nodiscard]] StatusOr {
   bool ok() const { return std::holds_alternative<T>(state_); }
   Status status() const { return ok() ? Status() : std::get<Status>(state_); }
 
+  // The value; without one, ends the process with the status' message.
   T& value() & {
     CHECK(ok(), std::get<Status>(state_).message());
     return std::get<T>(state_);

@@ -1,3 +1,6 @@
+// A loop is announced by a new generation: each worker that sees it takes items from next_item_
+// until none is left, then counts itself out of running_. Both sides spin for a while before they
+// sleep, since the loops of a layer follow each other closely.
 #include "base/thread_team.h"
 
 #include <pthread.h>
@@ -64,6 +67,8 @@ ThreadTeam::ThreadTeam(int size, std::vector<int> cpus) : size_(size), cpus_(std
       threads_.emplace_back([this, worker] { WorkerLoop(worker); });
     }
   } catch (const std::system_error& failure) {
+    // The destructor does not run for an object whose constructor throws: the threads that have
+    // started must be joined here.
     const size_t started = threads_.size();
     Stop();
     throw StartError(Text("can't start a team of ", size, " threads: thread ", started + 1,
@@ -74,6 +79,7 @@ ThreadTeam::ThreadTeam(int size, std::vector<int> cpus) : size_(size), cpus_(std
 ThreadTeam::~ThreadTeam() { Stop(); }
 
 void ThreadTeam::Stop() {
+  // In this order: who sees the new generation must see stopping_ too.
   stopping_.store(true, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
@@ -90,6 +96,7 @@ void ThreadTeam::ParallelFor(int64_t items, const std::function<void(int64_t, in
     for (int64_t item = 0; item < items; ++item) body(item, 0);
     return;
   }
+  // Written before the generation is released: who sees that sees these.
   body_ = &body;
   items_ = items;
   next_item_.store(0, std::memory_order_relaxed);
@@ -134,6 +141,7 @@ void ThreadTeam::WorkerLoop(int worker) {
     seen = generation;
     if (stopping_.load(std::memory_order_acquire)) return;
     RunItems(worker);
+    // Release, since the owner must see what the items have written; the last one wakes it.
     if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
   }
 }

@@ -44,8 +44,10 @@ class ThreadTeam {
   void ParallelFor(int64_t items, const std::function<void(int64_t item, int worker)>& body);
 
  private:
+  // Of workers 1 to size - 1, until Stop.
   void WorkerLoop(int worker);
   void Stop();
+  // Takes items of the current loop until none is left.
   void RunItems(int worker);
 
   const int size_;

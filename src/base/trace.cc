@@ -23,11 +23,13 @@ Status WriteTrace(const std::string& path, const std::vector<const TraceLane*>& 
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "w"),
                                                              &std::fclose);
   if (file == nullptr) return InvalidArgument(Text("--trace: can't write ", path));
+  // Times begin at 0 with the first event of any rank; the clock's own origin means nothing.
   int64_t origin = std::numeric_limits<int64_t>::max();
   for (const TraceLane* lane : lanes) {
     for (const TraceLane::Event& e : lane->events()) origin = std::min(origin, e.begin_ns);
   }
   std::fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", file.get());
+  // A lane's name is an event too; commas stand between events, so the last of all has none.
   for (size_t rank = 0; rank < lanes.size(); ++rank) {
     std::fprintf(file.get(),
                  "{\"ph\":\"M\",\"pid\":0,\"tid\":%zu,\"name\":\"thread_name\","
@@ -36,6 +38,7 @@ Status WriteTrace(const std::string& path, const std::vector<const TraceLane*>& 
     for (size_t i = 0; i < lanes[rank]->events().size(); ++i) {
       const TraceLane::Event& e = lanes[rank]->events()[i];
       const bool last = rank + 1 == lanes.size() && i + 1 == lanes[rank]->events().size();
+      // "ts" and "dur" are in microseconds.
       std::fprintf(file.get(),
                    "{\"ph\":\"X\",\"pid\":0,\"tid\":%zu,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f,"
                    "\"args\":{\"layer\":%d}}%s\n",

@@ -28,6 +28,7 @@ class TraceLane {
 
   explicit TraceLane(bool keep_events = false) : keep_events_(keep_events) {}
 
+  // Adds to the sum of `name`, and keeps the event if events are kept.
   void Record(const char* name, int32_t layer, int64_t begin_ns, int64_t end_ns);
   const std::vector<Sum>& sums() const { return sums_; }  // in order of first use
   const std::vector<Event>& events() const { return events_; }
@@ -42,6 +43,7 @@ class TraceLane {
   std::vector<Event> events_;
 };
 
+// Nanoseconds of the steady clock: comparable within one process only.
 inline int64_t NowNs() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())

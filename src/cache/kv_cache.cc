@@ -1,3 +1,5 @@
+// In both buffers the pages of a layer lie together: page p of layer l begins after l * pages + p
+// others.
 #include "cache/kv_cache.h"
 
 #include <cstring>
@@ -12,6 +14,7 @@ KvCache::KvCache(const KvShape& shape, int64_t pages)
       latents_(shape.layers * pages * kPage * shape.latent_bytes()),
       index_keys_(shape.layers * pages * kPage * shape.index_bytes()) {
   CHECK(shape.type == DType::kF32 || shape.type == DType::kBf16, NameOf(shape.type));
+  // A key is stored in words of four int8 values.
   CHECK(!shape.int8_index || shape.index_dim % 4 == 0, shape.index_dim);
 }
 
@@ -59,6 +62,8 @@ void KvCache::LoadIndexKey(int64_t layer, int32_t page, int64_t slot, void* valu
 }
 
 uint32_t KvCache::OffsetOf(int64_t word) const {
+  // XOR with 0x80 in every byte adds 128 to an int8, and undoes itself. The scale, the last word,
+  // stays as it is.
   return shape_.int8_index && word < shape_.index_dim / 4 ? 0x80808080u : 0;
 }
 

@@ -34,6 +34,7 @@ struct KvShape {
 // Rank threads write disjoint tokens and read after the layer's exchange; nothing is locked.
 class KvCache {
  public:
+  // Takes and zeroes the memory of all layers' pages now; throws StartError if it can't be had.
   KvCache(const KvShape& shape, int64_t pages);
 
   const KvShape& shape() const { return shape_; }

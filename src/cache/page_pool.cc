@@ -3,6 +3,7 @@
 namespace causeway {
 
 PagePool::PagePool(int64_t capacity) : in_use_(static_cast<size_t>(capacity), false) {
+  // Backwards, as pages are taken from the back: low numbers go first.
   for (int64_t page = capacity - 1; page >= 0; --page) {
     free_.push_back(static_cast<int32_t>(page));
   }

@@ -29,6 +29,7 @@ void EncodeFp8Blocks(const float* values, int64_t rows, int64_t k, int64_t block
         largest = std::max(largest, std::fabs(values[row * k + i]));
     }
     float scale = largest == 0.0f ? 1.0f : largest / kE4m3Max;
+    // Up to the next power of two: down would push the largest value beyond 448.
     if (power_of_two) {
       int exponent = 0;  // scale = f * 2^exponent with f in [0.5, 1)
       if (std::frexp(scale, &exponent) == 0.5f) --exponent;

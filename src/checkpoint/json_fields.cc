@@ -1,3 +1,5 @@
+// A getter returns a value inside its range even after an error: what is computed from the fields
+// before anybody looks at the Status can neither overflow nor divide by zero.
 #include "checkpoint/json_fields.h"
 
 #include <limits>
@@ -10,8 +12,10 @@ namespace {
 
 using nlohmann::json;
 
+// What Object() hands out after an error; it outlives every reader.
 const json kEmptyObject = json::object();
 
+// What was found, short enough for a message.
 std::string Found(const json* value) {
   if (value == nullptr) return "nothing";
   if (value->is_string()) return Quoted(value->get_ref<const std::string&>());
@@ -39,6 +43,8 @@ std::string IntegerRange(int64_t least, int64_t most) {
 }  // namespace
 
 StatusOr<json> ParseJsonObject(std::string_view text, const std::string& source) {
+  // Twice over the text: VisitJson for its strict checks, then the library's parser, which has
+  // nothing left to refuse.
   CAUSEWAY_RETURN_IF_ERROR(VisitJson(text, source, [](const JsonToken&) { return Status(); }));
   json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
   CHECK(!document.is_discarded(), source);
@@ -102,6 +108,7 @@ std::string JsonFields::String(const std::string& key, std::optional<std::string
 std::vector<int64_t> JsonFields::Integers(const std::string& key, int64_t least, int64_t most) {
   if (!Has(key)) return {};
   const json& value = *Find(key);
+  // eos_token_id is a number in some files and a list in others.
   const json list = value.is_array() ? value : json::array({value});
   std::vector<int64_t> out;
   for (const json& item : list) {

@@ -28,6 +28,7 @@ class JsonFields {
 
   bool Has(const std::string& key) const;       // present and not null
   bool Contains(const std::string& key) const;  // present, perhaps null
+  // In [least, most]; `absent` where the field is not there, or an error if it must be.
   int64_t Integer(const std::string& key, int64_t least, int64_t most,
                   std::optional<int64_t> absent = std::nullopt);
   double Number(const std::string& key, double least, double most,
@@ -47,6 +48,7 @@ class JsonFields {
   const Status& status() const { return status_; }
 
  private:
+  // Null if the object has no such key.
   const nlohmann::json* Find(const std::string& key) const;
 
   const nlohmann::json& object_;

@@ -1,3 +1,5 @@
+// The library's event parser checks syntax and UTF-8. Added here: double keys, the depth, zero
+// bytes, integers beyond int64, and messages that can be shown whatever the file holds.
 #include "checkpoint/json_text.h"
 
 #include <fcntl.h>
@@ -61,6 +63,8 @@ class TokenEvents final : public nlohmann::json_sax<nlohmann::json> {
   bool Integer(int64_t value) {
     return Emit({.kind = Kind::kInteger, .integer = value, .number = static_cast<double>(value)});
   }
+  // Emitted before the level is opened, and in End after it is closed: both braces have the depth
+  // of the value that they enclose.
   bool Begin(Kind kind) {
     if (!Emit({.kind = kind})) return false;
     if (keys_.size() == kMaxDepth) return Fail(Text("more than ", kMaxDepth, " nested levels"));
@@ -73,6 +77,7 @@ class TokenEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
   bool Emit(JsonToken token) {
     token.depth = static_cast<int>(keys_.size());
+    // A visitor's error ends the parse.
     status_ = visit_(token);
     return status_.ok();
   }
@@ -101,6 +106,7 @@ Status VisitJson(std::string_view json, const std::string& source,
 }
 
 StatusOr<std::string> ReadTextFile(const std::string& path, int64_t max_bytes) {
+  // O_NONBLOCK: opening a pipe by mistake must not wait for its other end.
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file < 0) return NotFound(Text(path, ": can't open: ", std::strerror(errno)));
   std::string text;
@@ -118,6 +124,7 @@ StatusOr<std::string> ReadTextFile(const std::string& path, int64_t max_bytes) {
       const ssize_t count = read(file, text.data() + done, text.size() - done);
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) status = Unavailable(Text(path, ": can't read: ", std::strerror(errno)));
+      // 0: the file has become shorter meanwhile.
       if (count <= 0) break;
       done += static_cast<size_t>(count);
     }

@@ -87,6 +87,7 @@ void ReadShape(JsonFields& fields, ModelConfig& c) {
 void ReadAttention(JsonFields& fields, ModelConfig& c) {
   c.num_attention_heads = fields.Integer("num_attention_heads", 1, kMaxHeads);
   (void)fields.Integer("num_key_value_heads", 1, kMaxHeads, 1);  // means nothing in MLA
+  // 0 and null both mean a plain q_proj.
   if (fields.Has("q_lora_rank") && fields.Integer("q_lora_rank", 0, kMaxRank) != 0)
     c.q_lora_rank = EvenSize(fields, "q_lora_rank", kMaxRank);
   c.kv_lora_rank = EvenSize(fields, "kv_lora_rank", kMaxRank, 512);
@@ -114,6 +115,7 @@ void ReadIndexer(JsonFields& fields, ModelConfig& c) {
   c.index_n_heads = fields.Integer("index_n_heads", 1, kMaxHeads);
   c.index_head_dim = EvenSize(fields, "index_head_dim", kMaxHeadDim);
   c.index_topk = fields.Integer("index_topk", 1, kMaxWidth);
+  // qk_rope_head_dim of the dimensions of an index head are rotated.
   if (c.index_head_dim < c.qk_rope_head_dim)
     fields.Refuse("index_head_dim",
                   Text("at least qk_rope_head_dim, which is ", c.qk_rope_head_dim));
@@ -122,7 +124,9 @@ void ReadIndexer(JsonFields& fields, ModelConfig& c) {
 }
 
 void ReadExperts(JsonFields& fields, ModelConfig& c) {
+  // The versions differ in what a missing field means; the defaults are in docs/checkpoints.md.
   const bool v2 = c.model_type == "deepseek_v2";
+  // Null says that there are none; a missing field says nothing and is demanded.
   const bool dense = fields.Contains("n_routed_experts") && !fields.Has("n_routed_experts");
   c.n_routed_experts = dense ? 0 : fields.Integer("n_routed_experts", 0, kMaxExperts);
   c.first_k_dense_replace = fields.Integer("first_k_dense_replace", 0, kMaxLayers, 0);
@@ -156,6 +160,7 @@ void ReadExperts(JsonFields& fields, ModelConfig& c) {
     fields.Refuse("n_group", Text("a divisor of n_routed_experts, which is ", c.n_routed_experts));
   if (c.topk_group > c.n_group)
     fields.Refuse("topk_group", Text("at most n_group, which is ", c.n_group));
+  // Greedy methods choose among all experts, the others among those of the best groups.
   const int64_t choice = c.topk_method == GateMethod::kGreedy
                              ? c.n_routed_experts
                              : c.topk_group * (c.n_routed_experts / c.n_group);
@@ -215,6 +220,7 @@ Rope ReadRopeObject(JsonFields fields, bool type_demanded) {
 }
 
 void ReadRope(JsonFields& fields, ModelConfig& c) {
+  // Newer files say rope_parameters, older ones rope_scaling; some have both.
   const bool newer = fields.Has("rope_parameters");
   Rope rope;
   if (fields.Has("rope_scaling"))
@@ -276,6 +282,7 @@ Status MergeGenerationConfig(const std::string& path, ModelConfig& config) {
 
 StatusOr<ModelConfig> ModelConfig::Parse(const std::string& json, const std::string& source) {
   CAUSEWAY_ASSIGN_OR_RETURN(const nlohmann::json document, ParseJsonObject(json, source));
+  // Every reader goes on after an error, with values in range; the first one is returned below.
   Status status;
   JsonFields fields(document, source, "", status);
   ModelConfig config;

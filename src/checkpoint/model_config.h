@@ -31,14 +31,17 @@ struct ModelConfig {
   std::string model_type;  // deepseek_v2, deepseek_v3, deepseek_v32
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
+  // Inner widths: of the MLP of a dense layer, and of one expert.
   int64_t intermediate_size = 0;
   int64_t moe_intermediate_size = 0;
   int64_t num_hidden_layers = 0;
+  // The first layers are dense; of the others every moe_layer_freq-th has experts (IsMoe).
   int64_t first_k_dense_replace = 0;
   int64_t moe_layer_freq = 1;
   int64_t num_attention_heads = 0;
   int64_t q_lora_rank = 0;  // 0: plain q_proj
   int64_t kv_lora_rank = 0;
+  // Of one head: queries and keys without position, their rotated part, and values.
   int64_t qk_nope_head_dim = 0;
   int64_t qk_rope_head_dim = 0;
   int64_t v_head_dim = 0;
@@ -49,13 +52,16 @@ struct ModelConfig {
   int64_t topk_group = 1;
   Scoring scoring_func = Scoring::kSigmoid;
   GateMethod topk_method = GateMethod::kNoAuxTc;
+  // Whether the weights of the chosen experts are made to sum to 1, before the scaling factor.
   bool norm_topk_prob = true;
   double routed_scaling_factor = 1.0;
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000.0;
   YarnConfig yarn;
+  // In tokens.
   int64_t max_position_embeddings = 0;
   bool tie_word_embeddings = false;
+  // Layers for multi-token prediction, beside the num_hidden_layers; files may lack them.
   int64_t num_nextn_predict_layers = 0;
   int64_t index_n_heads = 0;  // 0: dense attention; these three are set together
   int64_t index_head_dim = 0;
@@ -65,6 +71,7 @@ struct ModelConfig {
   int64_t quant_block = 128;  // fp8: rows and columns of a weight block
   int64_t bos_token_id = 0;
   std::vector<int64_t> eos_token_ids = {1};
+  // What the file says, perhaps nothing; the tensors themselves say how they are stored.
   std::string torch_dtype;
 
   bool sparse() const { return index_topk > 0; }

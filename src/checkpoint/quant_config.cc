@@ -1,3 +1,5 @@
+// Three quantisers' ways to say it come to two: fp8 in square blocks, and int8 with a scale per
+// row. Whatever else a file asks for would change the results and is refused.
 #include "checkpoint/quant_config.h"
 
 #include "checkpoint/json_text.h"
@@ -26,8 +28,10 @@ void DemandBoolean(JsonFields& fields, const std::string& key, bool value, bool 
 void ReadFp8(JsonFields& quant, ModelConfig& config) {
   constexpr int64_t kLargestBlock = 65536;
   config.quant_method = QuantMethod::kFp8Block;
+  // The fields that releases leave out default to what the releases mean.
   DemandString(quant, "fmt", "e4m3", "");
   DemandString(quant, "activation_scheme", "dynamic", kNotStatic);
+  // Both are read alike: a power of two is a scale like any other.
   if (const std::string format = quant.String("scale_fmt", "float");
       format != "float" && format != "ue8m0")
     quant.Refuse("scale_fmt", "\"ue8m0\" or \"float\"");

@@ -1,3 +1,4 @@
+// Scales are checked and copied here, once; the weights stay where they are mapped.
 #include "checkpoint/quant_format.h"
 
 #include <algorithm>
@@ -81,6 +82,7 @@ Status ReadInt8(const Checkpoint& checkpoint, const std::string& module, StoredM
       return Wrong(*checkpoint.Find(name), name, "is there",
                    "dynamic activation scales (static ones are not supported)");
   }
+  // Zero points that are all zero change nothing: some tools write them for symmetric weights.
   for (const char* suffix : {"weight_offset", "weight_zero_point"}) {
     const std::string name = Text(module, ".", suffix);
     if (!checkpoint.Has(name)) continue;

@@ -21,6 +21,7 @@ enum class MatrixFormat {
 
 // W [n, k] of y = x W^T as it lies in the file. Valid while its Checkpoint lives; cheap to copy.
 struct StoredMatrix {
+  // As stored; what `scales` and `block` mean depends on it.
   MatrixFormat format = MatrixFormat::kPlain;
   int64_t n = 0;
   int64_t k = 0;

@@ -1,3 +1,5 @@
+// Tensors are made one after another, each by all threads in blocks of 128 rows, and are written at
+// once: what is held in memory is the largest tensor and one block of f32 rows a thread.
 #include "checkpoint/random_model.h"
 
 #include <algorithm>
@@ -41,6 +43,8 @@ struct Piece {
   }
 };
 
+// Vectors that must be exact stay F32; matrices that may be quantised take the format's type; all
+// else is BF16, or F32 where that is the format.
 Piece MakePiece(TensorSpec spec, RandomFormat format) {
   Piece piece{
       .spec = std::move(spec), .type = StoredType::kBf16, .scale_name = {}, .scale_shape = {}};
@@ -66,6 +70,7 @@ class Maker {
         config_(config),
         power_of_two_(power_of_two),
         team_(std::clamp(static_cast<int>(AllowedCpus().size()), 1, kMaxThreads)) {
+    // As large as the largest of each: one piece after another uses them.
     int64_t bytes = 0;
     int64_t scale_bytes = 0;
     int64_t columns = 0;
@@ -87,6 +92,7 @@ class Maker {
   void Make(const Piece& piece) {
     const RandomValues values(seed_, piece.spec, config_);
     const int64_t k = piece.spec.shape.back();
+    // A vector counts as one row.
     const int64_t n = piece.spec.shape.size() == 1 ? 1 : piece.spec.shape[0];
     team_.ParallelFor((n + kBlock - 1) / kBlock, [&](int64_t item, int worker) {
       const int64_t begin = item * kBlock;
@@ -141,6 +147,7 @@ class NewFiles {
 };
 
 Status PutText(const fs::path& path, const std::string& text, NewFiles& files) {
+  // First under another name, so that a file that is there is whole.
   const fs::path partial = path.string() + ".partial";
   files.Add(partial);
   std::ofstream file(partial, std::ios::binary);
@@ -183,6 +190,7 @@ Status PrepareDirectory(const fs::path& directory, int64_t bytes) {
                                 error ? ": " + error.message() : ""));
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
+    // Nothing is written into a directory that holds even a part of a model.
     const std::string name = entry->path().filename().string();
     if (name == "config.json" || name == kIndexName || name.ends_with(".safetensors"))
       return InvalidArgument(Text(directory.string(), ": holds ", name,
@@ -202,6 +210,7 @@ std::vector<size_t> CutShards(const std::vector<Piece>& pieces, int64_t shard_by
   int64_t used = 0;
   for (size_t i = 0; i < pieces.size(); ++i) {
     const int64_t bytes = pieces[i].bytes() + pieces[i].scale_bytes();
+    // A tensor that is larger than a shard gets one of its own.
     if (used > 0 && used + bytes > shard_bytes) {
       ends.push_back(i);
       used = 0;
@@ -274,6 +283,7 @@ Status WriteRandomModel(const std::string& config_json, const std::string& direc
       if (progress) progress(done, total);
     }
     CAUSEWAY_RETURN_IF_ERROR(writer.Finish());
+    // Until Finish the writer itself would have removed it.
     files.Add(folder / name);
   }
   if (ends.size() > 1) {

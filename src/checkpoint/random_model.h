@@ -20,6 +20,7 @@ std::vector<std::string> PresetNames();
 // releases never quantise is bf16 then.
 enum class RandomFormat { kBf16, kF32, kFp8, kInt8 };
 
+// From "bf16", "f32", "fp8" or "int8"; an error lists these.
 StatusOr<RandomFormat> ParseRandomFormat(const std::string& name);
 
 // Bytes of a shard; a tensor is never cut.

@@ -1,3 +1,5 @@
+// The deviations are chosen so that activations stay near 1 from layer to layer, attention selects
+// some keys and the router spreads its tokens.
 #include "checkpoint/random_values.h"
 
 #include <algorithm>
@@ -23,6 +25,7 @@ uint64_t Mix(uint64_t x) {  // the finaliser of SplitMix64
   return x ^ (x >> 31);
 }
 
+// The hash FNV-1a, so that a tensor's key depends on nothing but its name and the seed.
 uint64_t Fnv(std::string_view text) {
   uint64_t hash = 0xcbf29ce484222325u;
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
@@ -60,6 +63,7 @@ double Gain(std::string_view leaf, const ModelConfig& config) {
 
 RandomValues::RandomValues(uint64_t seed, const TensorSpec& spec, const ModelConfig& config) {
   std::string name = spec.name;
+  // The original's name stands for the copies of embedding and head, so that they are equal.
   if (Leaf(name) == "shared_head.head.weight" || Leaf(name) == "head.weight")
     name = "lm_head.weight";
   if (Leaf(name) == "embed_tokens.weight" ||
@@ -69,6 +73,7 @@ RandomValues::RandomValues(uint64_t seed, const TensorSpec& spec, const ModelCon
   key_ = Mix(Mix(seed) ^ Fnv(name));
   mean_ = 0.0f;
   double deviation = 0.0;
+  // Untied embeddings are the input as it is; tied ones are the head's matrix, and scaled for it.
   if (leaf == "embed_tokens.weight" && !config.tie_word_embeddings) {
     deviation = 1.0;
   } else if (leaf == "embed_tokens.weight") {
@@ -78,9 +83,11 @@ RandomValues::RandomValues(uint64_t seed, const TensorSpec& spec, const ModelCon
   } else if (leaf == "k_norm.bias") {
     deviation = kNorms;
   } else if (spec.shape.size() == 1) {
+    // Weights of a norm.
     mean_ = 1.0f;
     deviation = kNorms;
   } else {
+    // Divided by the square root of the inputs: a sum over them keeps the deviation of one.
     deviation = Gain(leaf, config) / std::sqrt(static_cast<double>(spec.shape[1]));
   }
   deviation_ = static_cast<float>(deviation);

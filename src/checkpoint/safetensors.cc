@@ -1,3 +1,6 @@
+// A file is 8 bytes with the length of its header, the header in JSON, then the bytes of all
+// tensors. The files are mapped and never copied; everything that a header claims is checked before
+// it is used.
 #include "checkpoint/safetensors.h"
 
 #include <fcntl.h>
@@ -88,6 +91,7 @@ struct Checkpoint::Mapping {
     }
     void* data = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, file, 0);
     const int error = errno;
+    // The mapping keeps the file open.
     close(file);
     if (data == MAP_FAILED)
       return Unavailable(
@@ -110,6 +114,7 @@ Status Checkpoint::AddFile(const std::string& path) {
                                 mapping->bytes, " bytes)"));
   const auto header_size = static_cast<int64_t>(header_bytes);
   const std::string_view header(reinterpret_cast<const char*>(mapping->data + 8), header_bytes);
+  // Every range that ParseHeader accepts lies inside the mapping, counted from here.
   const uint8_t* data = mapping->data + 8 + header_size;
   CAUSEWAY_ASSIGN_OR_RETURN(auto entries, ParseHeader(header, after_length - header_size, path));
   for (HeaderEntry& entry : entries) {
@@ -147,6 +152,7 @@ StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& direct
   if (fs::exists(index, error)) {
     CAUSEWAY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(index, kMaxHeaderBytes));
     CAUSEWAY_ASSIGN_OR_RETURN(promised, ParseIndex(text, index));
+    // Missing files are named before the first one, perhaps hundreds of gigabytes, is mapped.
     for (const auto& [tensor, file] : promised) {
       if (!files.insert(file).second) continue;
       if (!fs::exists(fs::path(directory) / file, error))
@@ -169,6 +175,7 @@ StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& direct
                          "*.safetensors files"));
   for (const std::string& file : files)
     CAUSEWAY_RETURN_IF_ERROR(checkpoint->AddFile(fs::path(directory) / file));
+  // The index may promise more than the files hold, or another file's tensor.
   for (const auto& [tensor, file] : promised) {
     const std::string path = fs::path(directory) / file;
     const auto found = checkpoint->tensors_.find(tensor);

@@ -50,6 +50,7 @@ class Checkpoint {
  private:
   struct Mapping;
   Checkpoint() = default;
+  // Adds the tensors of one file; an error if one of them is known already.
   Status AddFile(const std::string& path);
 
   std::string source_;

@@ -11,6 +11,7 @@ namespace {
 
 using Kind = JsonToken::Kind;
 
+// More than any tensor of the model family has; a bound on what a hostile header can make grow.
 constexpr size_t kMaxDimensions = 8;
 
 constexpr std::array kAllTypes = {StoredType::kF32,    StoredType::kF16, StoredType::kBf16,
@@ -55,6 +56,7 @@ class HeaderBuilder {
   }
 
   StatusOr<std::vector<HeaderEntry>> Finish() && {
+    // In the order of their bytes: an overlap is then one of neighbours.
     std::ranges::sort(entries_, {}, [](const HeaderEntry& e) { return std::pair(e.begin, e.end); });
     const HeaderEntry* last = nullptr;  // the last entry that has bytes
     for (const HeaderEntry& entry : entries_) {
@@ -188,6 +190,8 @@ StatusOr<std::map<std::string, std::string>> ParseIndex(std::string_view json,
   std::string section;
   std::string name;
   bool found = false;
+  // Tokens of depth 0 are the file's braces, of depth 1 its sections, of depth 2 the names in a
+  // section and what they stand for.
   const auto visit = [&](const JsonToken& token) -> Status {
     if (token.depth == 0 && token.kind != Kind::kObjectBegin && token.kind != Kind::kObjectEnd)
       return InvalidArgument(Text(file, " holds ", Describe(token), ", expected an object"));

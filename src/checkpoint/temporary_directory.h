@@ -15,6 +15,7 @@ namespace causeway {
 
 class TemporaryDirectory {
  public:
+  // Throws StartError if it can't be made.
   TemporaryDirectory() {
     std::string pattern = std::filesystem::temp_directory_path() / "causeway.XXXXXX";
     if (mkdtemp(pattern.data()) == nullptr) {

@@ -1,3 +1,5 @@
+// Shapes follow from the configuration alone. Matrices are [outputs, inputs], as y = x W^T has
+// them.
 #include "checkpoint/tensor_names.h"
 
 #include "base/check.h"
@@ -39,6 +41,8 @@ class SpecList {
            c_.kv_lora_rank);
     Matrix(prefix + "o_proj", c_.hidden_size, c_.num_attention_heads * c_.v_head_dim);
     if (!c_.sparse()) return;
+    // Sparse attention. The indexer reads the query latent and the hidden state, and has one key
+    // for all of its heads.
     Matrix(prefix + "indexer.wq_b", c_.index_n_heads * c_.index_head_dim, c_.q_lora_rank);
     Matrix(prefix + "indexer.wk", c_.index_head_dim, c_.hidden_size);
     Exact(prefix + "indexer.k_norm.weight", c_.index_head_dim);
@@ -58,6 +62,7 @@ class SpecList {
       Exact(prefix + "gate.e_score_correction_bias", c_.n_routed_experts);
     for (int64_t e = 0; e < c_.n_routed_experts; ++e)
       Mlp(Text(prefix, "experts.", e, "."), c_.moe_intermediate_size);
+    // Several shared experts are stored as one that is wider.
     if (c_.n_shared_experts > 0)
       Mlp(prefix + "shared_experts.", c_.moe_intermediate_size * c_.n_shared_experts);
   }
@@ -102,6 +107,8 @@ std::vector<TensorSpec> MtpTensors(const ModelConfig& config) {
   std::vector<TensorSpec> out;
   SpecList list(config, out);
   for (int64_t i = 0; i < config.num_nextn_predict_layers; ++i) {
+    // MTP layers are numbered on from the main ones, with copies of embedding and head of their
+    // own.
     const std::string prefix = Text("model.layers.", config.num_hidden_layers + i, ".");
     list.FloatMatrix(prefix + "embed_tokens", config.vocab_size, config.hidden_size);
     list.Norm(prefix + "enorm", config.hidden_size);

@@ -16,6 +16,7 @@ enum class TensorRole {
   kExactVector,  // kept in f32: e_score_correction_bias, the indexer's k_norm
 };
 
+// What a checkpoint must hold under a name.
 struct TensorSpec {
   std::string name;
   std::vector<int64_t> shape;

@@ -1,3 +1,5 @@
+// The header comes first in the file and holds every tensor's place, which is why all are declared
+// before any is written; pwrite then puts each where it belongs, in any order.
 #include "checkpoint/writer.h"
 
 #include <fcntl.h>

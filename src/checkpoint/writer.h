@@ -14,12 +14,15 @@ namespace causeway {
 // order. The file appears under its name only when Finish succeeds.
 class SafetensorsWriter {
  public:
+  // What a tensor will be; its bytes follow with Write.
   struct Declaration {
     std::string name;
     StoredType type;
     std::vector<int64_t> shape;
   };
 
+  // Writes the header to a file beside `path`. An error if a name comes twice, a shape overflows or
+  // the header gets too long.
   static StatusOr<SafetensorsWriter> Create(const std::string& path,
                                             std::vector<Declaration> declarations);
   SafetensorsWriter(SafetensorsWriter&&) noexcept;

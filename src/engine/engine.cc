@@ -1,3 +1,5 @@
+// Submit and Cancel only check and leave commands in a queue. The engine thread takes all that have
+// come, runs one step, and so on: a request can join or leave between any two steps.
 #include "engine/engine.h"
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 namespace causeway {
 namespace {
 
+// How often an idle engine looks whether it should end.
 constexpr int64_t kIdleWaitMs = 500;
 constexpr size_t kCommandSlack = 4096;  // room for cancels beside the queued requests
 
@@ -60,6 +63,8 @@ Status Engine::Submit(std::shared_ptr<Request> request) {
     return InvalidArgument(Text("the request needs ", pages * kPage, " tokens of KV cache; it has ",
                                 page_capacity_ * kPage, " (--max-total-tokens)"));
   }
+  // Counted up first and taken back when it was too many: two threads can't both take the last
+  // place.
   if (queued_.fetch_add(1) >= options_.max_queued_requests) {
     queued_.fetch_sub(1);
     return Unavailable(
@@ -92,6 +97,7 @@ bool Engine::Drain(Deadline deadline) {
 void Engine::Loop() {
   for (;;) {
     const bool idle = scheduler_.idle();
+    // Waits only while there is nothing to run; else takes what is there.
     while (std::optional<Command> command =
                commands_.Pop(Deadline::AfterMs(idle && scheduler_.idle() ? kIdleWaitMs : 0))) {
       Handle(std::move(*command));
@@ -107,6 +113,7 @@ void Engine::Loop() {
   while (std::optional<Command> command = commands_.Pop(Deadline::AfterMs(0))) {
     if (command->submit != nullptr) scheduler_.Add(std::move(command->submit));
   }
+  // In prefill, decode or waiting alike: on_finish is owed to each.
   for (Sequence* sequence : scheduler_.All()) {
     Finish(*sequence, healthy_.load() ? FinishReason::kCancelled : FinishReason::kError, why);
   }
@@ -124,17 +131,21 @@ void Engine::Step() {
   std::vector<Sequence*> owners;
   const size_t waiting = scheduler_.waiting();
   const Batch batch = scheduler_.Next(NowNs(), owners);
+  // Those that the scheduler has admitted no longer wait.
   queued_.fetch_sub(static_cast<int64_t>(waiting - scheduler_.waiting()));
   StepOutput output(host_.config(), host_.weights().mode(), batch, nullptr);
   const Status status = host_.ranks().RunStep(batch, output);
   if (!status.ok()) {
+    // What all ranks hold is uncertain after a failed step: nothing may run on it again.
     healthy_.store(false);
     for (Sequence* sequence : owners) Finish(*sequence, FinishReason::kError, status);
     return;
   }
   for (size_t i = 0; i < owners.size(); ++i) {
     const Extend& extend = batch.extends[i];
+    // Kept in the cache whatever is sampled: a step extends every owner by all of its tokens.
     owners[i]->cached = extend.end();
+    // Negative for a chunk that does not end the prompt: it has no logits.
     const int64_t row = output.RowOf(batch, static_cast<int32_t>(i), extend.end() - 1);
     if (row >= 0) Advance(*owners[i], output.logits().row(row));
   }
@@ -159,6 +170,7 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
     logits = masked.data();
   }
   const int64_t limit = options_.vocab_limit > 0 ? std::min(options_.vocab_limit, vocab) : vocab;
+  // `cached` is the position of the token to be sampled, so that chunks and batches don't matter.
   StatusOr<TokenOutput> sampled = Sample(logits, vocab, limit, sampling, sequence.cached);
   if (!sampled.ok()) {
     Finish(sequence, FinishReason::kError, sampled.status());
@@ -167,6 +179,7 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
   const int32_t token = sampled->token;
   if (sequence.first_token_ns == 0) sequence.first_token_ns = NowNs();
   sequence.stage = Sequence::Stage::kDecode;
+  // Before on_token: eos and stop tokens count as completion, though clients do not see them.
   sequence.output.push_back(token);
   if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
     Finish(sequence, FinishReason::kStop, Status());
@@ -179,6 +192,7 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
 }
 
 void Engine::Finish(Sequence& sequence, FinishReason reason, Status status) {
+  // A sequence that ran was counted out in Step.
   if (sequence.stage == Sequence::Stage::kWaiting) queued_.fetch_sub(1);
   const std::unique_ptr<Sequence> owned = scheduler_.Remove(&sequence);
   const int64_t now = NowNs();

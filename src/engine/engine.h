@@ -42,12 +42,14 @@ class Engine : public RequestSink {
     std::string cancel;
   };
 
+  // The engine thread, until the queue is closed or a step has failed.
   void Loop();
   void Handle(Command command);
   // One step of the ranks and its consequences.
   void Step();
   // Samples from `logits`, tells the client, and finishes the sequence if it is done.
   void Advance(Sequence& sequence, const float* logits);
+  // Takes the sequence from the scheduler, frees its pages and calls on_finish.
   void Finish(Sequence& sequence, FinishReason reason, Status status);
 
   ModelHost& host_;
@@ -55,6 +57,7 @@ class Engine : public RequestSink {
   const int64_t context_length_;
   const int64_t page_capacity_;
   Scheduler scheduler_;
+  // From any thread to the engine's.
   Queue<Command> commands_;
   std::atomic<int64_t> queued_{0};      // submitted, not yet running
   std::atomic<int64_t> unfinished_{0};  // submitted, not yet finished

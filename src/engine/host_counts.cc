@@ -1,3 +1,5 @@
+// Lists go as a count and their items; both sides read and write in the order of HostCounts'
+// members. What arrives may be anything: every count is compared with the bytes that are left.
 #include "engine/host_counts.h"
 
 #include <utility>
@@ -27,6 +29,7 @@ bool GetTraffic(WireReader& in, std::vector<Traffic>& traffic) {
 }
 
 bool GetCounts(WireReader& in, HostCounts& counts) {
+  // A rank has at least the count of its list: that bounds how many there can be.
   size_t ranks = 0;
   if (!in.GetCount(sizeof(int64_t), ranks)) return false;
   for (size_t rank = 0; rank < ranks; ++rank) {

@@ -13,6 +13,7 @@
 namespace causeway {
 
 struct HostCounts {
+  // How long the exchanges of one operation took.
   struct ActionTime {
     std::string operation;
     int64_t ns = 0;

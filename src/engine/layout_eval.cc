@@ -11,14 +11,17 @@ LogitDifference FirstDifference(const LayoutCase& one,
                                 const std::vector<float>& found,
                                 const std::vector<float>& expected) {
   size_t at = 0;
+  // The caller has found a difference: the loop ends.
   while (std::memcmp(&found[at], &expected[at], sizeof(float)) == 0) ++at;
   size_t tokens = 0;
+  // The arrays are [tokens of all prompts, vocabulary].
   for (const auto& prompt : prompts) tokens += prompt.size();
   const size_t vocab = expected.size() / tokens;
   LogitDifference out{.one = one,
                       .id = static_cast<int64_t>(at % vocab),
                       .found = found[at],
                       .expected = expected[at]};
+  // From a row over all prompts to the prompt and the position in it.
   size_t token = at / vocab;
   while (token >= prompts[static_cast<size_t>(out.prompt)].size()) {
     token -= prompts[static_cast<size_t>(out.prompt++)].size();

@@ -30,6 +30,7 @@ struct LogitDifference {
   std::string ToString() const;
 };
 
+// Over the cases that have run.
 struct EvalResult {
   int64_t ran = 0;
   int64_t equal = 0;

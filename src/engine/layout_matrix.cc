@@ -15,6 +15,7 @@ std::vector<LayoutCase> LayoutCases(const ModelConfig& config, DType mode, int m
                                     int hosts) {
   std::vector<LayoutCase> cases;
   int threads = 1;
+  // A world is spread evenly over the hosts.
   for (int world = hosts; world <= most_ranks; world += hosts) {
     for (int cp = 1; cp <= world; ++cp) {
       for (int dp = 1; cp * dp <= world; ++dp) {
@@ -30,7 +31,10 @@ std::vector<LayoutCase> LayoutCases(const ModelConfig& config, DType mode, int m
                                                 .threads_per_rank = threads,
                                                 .partition = partition,
                                                 .moe_a2a = backend});
+              // All combinations are tried, and the same checks as at start decide which of them
+              // exist.
               if (!layout.ok() || !CheckLayout(config, mode, *layout).ok()) continue;
+              // Layouts take turns with 1 and 2 threads a rank.
               threads = 3 - threads;
               for (int64_t chunk : {1, 7, 64, 1000, -1}) cases.push_back({*layout, chunk});
             }
@@ -68,6 +72,7 @@ std::vector<std::vector<LayoutCase>> SampleGroups(std::vector<std::vector<Layout
 std::vector<std::vector<int32_t>> MatrixPrompts(int64_t vocab_size) {
   std::mt19937 random(kPromptSeed);
   std::vector<std::vector<int32_t>> prompts;
+  // A single token, more tokens than two pages of 64 hold, and lengths that do not divide evenly.
   for (int64_t length : {1, 131, 2, 37, 70}) {
     auto& prompt = prompts.emplace_back();
     for (int64_t i = 0; i < length; ++i) {
@@ -79,6 +84,7 @@ std::vector<std::vector<int32_t>> MatrixPrompts(int64_t vocab_size) {
 
 StatusOr<std::vector<float>> MatrixLogits(ModelHost& host, const LayoutCase& one,
                                           const std::vector<std::vector<int32_t>>& prompts) {
+  // Weights and cache stay; only the ranks are made anew.
   if (host.ranks().layout() != one.layout) host.SetLayout(one.layout);
   std::vector<std::unique_ptr<SequenceRun>> runs;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -91,6 +97,7 @@ StatusOr<std::vector<float>> MatrixLogits(ModelHost& host, const LayoutCase& one
   for (;;) {
     Batch batch;
     std::vector<size_t> owners;
+    // A step extends every prompt by one chunk, so that steps mix prompts of different lengths.
     for (size_t i = 0; i < prompts.size(); ++i) {
       const auto length = static_cast<int64_t>(prompts[i].size());
       const int64_t end = one.chunk <= 0 ? length : std::min(length, done[i] + one.chunk);
@@ -100,6 +107,8 @@ StatusOr<std::vector<float>> MatrixLogits(ModelHost& host, const LayoutCase& one
                                .decode = false,
                                .pages = runs[i]->pages(),
                                .logits = LogitsWanted::kAll,
+                               // In turn: which group computes a sequence must not change its
+                               // logits.
                                .dp = static_cast<int32_t>(i % static_cast<size_t>(one.layout.dp))});
       owners.push_back(i);
       done[i] = end;

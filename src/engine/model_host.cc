@@ -1,3 +1,5 @@
+// What can be checked without reading weights comes first: a wrong flag is an error within a
+// moment, not after minutes of loading.
 #include "engine/model_host.h"
 
 #include <algorithm>
@@ -46,6 +48,7 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   CAUSEWAY_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(options.model_path));
   CAUSEWAY_ASSIGN_OR_RETURN(host->ops_, ChooseTable(options.isa));
   const int64_t longest = config.max_position_embeddings;
+  // The model was not made for longer ones.
   if (options.context_length > longest) {
     return InvalidArgument(Text("--context-length ", options.context_length,
                                 " is more than max_position_embeddings ", longest, " of ",
@@ -62,6 +65,7 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   }
 
   const Layout& layout = options.ranks.layout;
+  // Before the tensors are read, as this host's share of them follows from the layout.
   CAUSEWAY_RETURN_IF_ERROR(CheckLayout(config, options.dtype, layout));
   if (layout.hosts > 1 && options.dist_init_addr.empty()) {
     return InvalidArgument(
@@ -86,6 +90,7 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   host->rope_ = std::make_unique<RopeTable>(config, host->context_length_);
   host->options_ = options.ranks;
   host->options_.ops = host->ops_;
+  // Last, when this host is ready: the others wait for the slowest to load.
   if (layout.hosts > 1) {
     CAUSEWAY_ASSIGN_OR_RETURN(host->hosts_, MeetHosts(options, config, *host));
     host->options_.hosts = host->hosts_.get();
@@ -124,6 +129,7 @@ Status SequenceRun::Step(std::vector<int32_t> tokens, bool decode, LogitsWanted 
                            .pages = pages_,
                            .logits = wanted});
   const int64_t end = batch.extends[0].end();
+  // The pages were taken for the length that Make was given.
   if (end > static_cast<int64_t>(pages_.size()) * kPage) {
     return InvalidArgument(Text("the sequence outgrows its ", pages_.size(), " pages"));
   }
@@ -142,6 +148,7 @@ Status SequenceRun::Prefill(const std::vector<int32_t>& tokens, int64_t chunk, L
   for (int64_t begin = 0; begin < total; begin += chunk) {
     const int64_t end = std::min(total, begin + chunk);
     LogitsWanted now = wanted;
+    // Only the last chunk ends the prompt.
     if (wanted == LogitsWanted::kLast && end < total) now = LogitsWanted::kNone;
     CAUSEWAY_RETURN_IF_ERROR(Step({tokens.begin() + begin, tokens.begin() + end},
                                   /*decode=*/false, now, logits, capture));

@@ -47,6 +47,7 @@ class ModelHost {
   double load_seconds() const { return load_seconds_; }
 
   // Replaces the ranks by those of another layout over the same weights and cache. One host only.
+  // Sequences in the cache stay valid, since pages do not depend on the layout.
   void SetLayout(const Layout& layout);
 
   // True on all hosts but the first: they only Follow, which returns when host 0 has ended.
@@ -87,6 +88,7 @@ class SequenceRun {
 
  private:
   explicit SequenceRun(ModelHost& host) : host_(host) {}
+  // One step of the ranks with this sequence alone in its batch.
   Status Step(std::vector<int32_t> tokens, bool decode, LogitsWanted wanted,
               std::vector<float>& logits, Capture* capture);
 

@@ -1,3 +1,6 @@
+// The thread that owns the group decides (slices, deadlines) and waits; each rank's thread
+// computes. On several hosts, every host runs the same step on its own ranks, and host 0 sends the
+// batch first.
 #include "engine/rank_group.h"
 
 #include <algorithm>
@@ -17,6 +20,7 @@ constexpr int64_t kAbortGraceMs = 10'000;
 
 // CPUs of a rank's threads: ranks side by side; empty (no pinning) when there are too few CPUs.
 std::vector<int> CpusOf(int rank, int threads, int world, const std::vector<int>& allowed) {
+  // One CPU for each thread or no pinning: two that share one would wait for each other.
   if (static_cast<size_t>(world) * static_cast<size_t>(threads) > allowed.size()) return {};
   const auto first = allowed.begin() + rank * threads;
   return {first, first + threads};
@@ -44,11 +48,13 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
   // On several hosts the communication thread is one more member.
   const int members = count + (options.hosts != nullptr ? 1 : 0);
   auto ends = MakeThreadsCommunicators(members, timeout_ms, first);
+  // The TP groups below are not wrapped: tests put their faults into the group of all ranks.
   for (auto& end : ends) {
     if (options.wrap_communicator) end = options.wrap_communicator(std::move(end));
   }
   auto host_links = MakeRankLinks(std::move(ends), options.hosts);
   std::vector<std::unique_ptr<RankLink>> tensor_links(static_cast<size_t>(count));
+  // A TP group that is larger than the host has no links of its own: it talks over the host's.
   for (int group = 0; layout.tp <= count && group < count; group += layout.tp) {
     auto links = MakeRankLinks(MakeThreadsCommunicators(layout.tp, timeout_ms, first + group),
                                /*hosts=*/nullptr);
@@ -82,6 +88,7 @@ Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
     } catch (const StepFailed& failure) {
       status = InternalError(failure.what());
     }
+    // Also after a failure: the communicator is locked from Send on.
     broadcaster_->StepEnded(status.ok());
   }
   return Remember(std::move(status));
@@ -89,6 +96,7 @@ Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
 
 Status RankGroup::Remember(Status status) {
   const std::lock_guard lock(failure_mutex_);
+  // The first failure is the cause; what follows comes from the abort.
   if (failure_.ok()) failure_ = status;
   return status;
 }
@@ -117,6 +125,7 @@ Status RankGroup::Follow() {
 }
 
 Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
+  // Every host computes the same slices from the same batch: none is sent.
   slices_ = SlicesOf(batch, options_.layout, cost_);
   for (const auto& worker : workers_) worker->Start(batch, slices_, output);
   const Deadline watchdog = Deadline::AfterMs(options_.watchdog_timeout_ms);
@@ -124,6 +133,7 @@ Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
                                     1e-3 * static_cast<double>(options_.watchdog_timeout_ms), " s");
   Status first;
   bool late = false;
+  // All are waited for even after a failure: the batch and the output must outlive their use.
   for (size_t rank = 0; rank < workers_.size(); ++rank) {
     std::optional<Status> status = workers_[rank]->Finish(watchdog);
     if (!status.has_value()) {
@@ -138,6 +148,7 @@ Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
         std::_Exit(70);
       }
     }
+    // One status stands for all: a rank that fails aborts the others with its message.
     if (first.ok() && !status->ok()) first = *status;
   }
   if (first.ok() && late) {
@@ -175,6 +186,7 @@ StatusOr<std::vector<HostCounts>> RankGroup::Counts() {
   for (size_t host = 0; host < encoded.size(); ++host) {
     auto decoded = DecodeCounts(encoded[host]);
     if (!decoded.ok() ||
+        // Sizes are compared because the sums over hosts index one by the other's.
         !SameShape(decoded->experts, counts.empty() ? decoded->experts : counts[0].experts)) {
       return Remember(
           InternalError(Text("the counts of host ", host, " are not those of ",

@@ -62,6 +62,7 @@ class RankGroup {
   const std::vector<const ReadCounts*>& reads() const { return reads_; }
   // Clears traces and counters, of all hosts. On several hosts only host 0 calls this and Counts,
   // and after an error the group must not be used again.
+  // Fails only between hosts.
   Status ClearTraces();
   // What each host has counted since; the gathering itself is not in it.
   StatusOr<std::vector<HostCounts>> Counts();
@@ -74,9 +75,11 @@ class RankGroup {
   const StepSlices& last_partition() const { return slices_; }
 
  private:
+  // The step on the ranks of this host, until all are done or the watchdog has ended them.
   Status RunHere(const Batch& batch, StepOutput& output);
   void ClearHere();
   HostCounts CountsHere() const;
+  // Keeps the first failure for failure(), and passes the status on.
   Status Remember(Status status);
 
   const Weights& weights_;

@@ -24,11 +24,13 @@ RankWorker::~RankWorker() {
   thread_.join();
 }
 
+// Both, as the rank may wait in either.
 void RankWorker::Abort(const std::string& reason) {
   links_.host->Abort(reason);
   if (links_.tensor) links_.tensor->Abort(reason);
 }
 
+// Pointers only: the owner keeps the three alive until Finish has returned the status.
 void RankWorker::Start(const Batch& batch, const StepSlices& slices, StepOutput& output) {
   CHECK(jobs_.TryPush({&batch, &slices, &output}), "a step is still running");
 }
@@ -37,6 +39,7 @@ std::optional<Status> RankWorker::Finish(Deadline deadline) { return done_.Pop(d
 
 void RankWorker::Loop() {
   team_.PinOwner();
+  // For this thread as for the team's: results must not depend on which of them computes.
   const ScopedFlushDenormals flush;
   for (;;) {
     const std::optional<Job> job = jobs_.Pop(Deadline::AfterMs(kIdleWaitMs));

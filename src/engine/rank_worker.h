@@ -31,6 +31,7 @@ class RankWorker {
   ~RankWorker();
 
   // Hands the rank a step; all three must live until the step's status has come.
+  // Returns at once. At most one step at a time.
   void Start(const Batch& batch, const StepSlices& slices, StepOutput& output);
   // The step's status; nothing if the deadline passes first.
   std::optional<Status> Finish(Deadline deadline);
@@ -54,6 +55,7 @@ class RankWorker {
     StepOutput* output;
   };
 
+  // The rank's thread, until its queue is closed.
   void Loop();
   Status RunStep(const Job& job);
 
@@ -63,6 +65,7 @@ class RankWorker {
   ThreadTeam team_;
   OpSet ops_;
   std::unique_ptr<Forward> forward_;
+  // From the group's thread: at most one step, as the next is given after the status of the last.
   Queue<Job> jobs_{1};
   Queue<Status> done_{1};
   std::thread thread_;

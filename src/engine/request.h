@@ -25,6 +25,7 @@ struct SamplingParams {
   int64_t logprobs = -1;  // -1: none; n >= 0: the token's and the n most likely ones'
 };
 
+// An eos or stop token, max_new_tokens, Cancel or the end of the server, a failed step.
 enum class FinishReason { kStop, kLength, kCancelled, kError };
 
 struct TokenLogprob {

@@ -1,3 +1,5 @@
+// All in double and in a fixed order: the same logits, parameters and position give the same token
+// on every machine with the same exp and log.
 #include "engine/sampler.h"
 
 #include <algorithm>
@@ -20,6 +22,7 @@ struct Candidate {
   double probability;
 };
 
+// Ties go to the lower id, so that sorting is the same everywhere.
 bool MoreLikely(const Candidate& a, const Candidate& b) {
   return a.probability != b.probability ? a.probability > b.probability : a.token < b.token;
 }
@@ -88,6 +91,7 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
     std::vector<Candidate> candidates;
     candidates.reserve(static_cast<size_t>(limit));
     for (int64_t i = 0; i < limit; ++i) {
+      // Against the largest, so that exp never overflows; its own is exp(0) = 1.
       const double scaled =
           (static_cast<double>(logits[i]) - static_cast<double>(logits[best])) / params.temperature;
       candidates.push_back({static_cast<int32_t>(i), std::exp(scaled)});
@@ -95,6 +99,7 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
     Truncate(params, candidates);
     double total = 0.0;
     for (const Candidate& c : candidates) total += c.probability;
+    // Probabilities are not divided by their sum: the random number is multiplied by it.
     double rest = UniformAt(params.seed, position) * total;
     out.token = candidates.front().token;
     for (const Candidate& c : candidates) {
@@ -104,6 +109,7 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
       if (rest < 0.0) break;
     }
   }
+  // Of the unscaled, uncut distribution over the whole vocabulary.
   if (params.logprobs >= 0) {
     const double top = *std::max_element(logits, logits + vocab);
     double sum = 0.0;

@@ -21,6 +21,7 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
                              const SamplingParams& params, int64_t position);
 
 // A number in [0, 1), the same for the same arguments everywhere.
+// Hashed, not drawn from a stream: no call depends on those before it.
 double UniformAt(uint64_t seed, int64_t position);
 
 }  // namespace causeway

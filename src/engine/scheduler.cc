@@ -1,3 +1,5 @@
+// Pages for the longest possible answer are taken at admission, so that a sequence which has begun
+// can always be finished: nothing is ever preempted or recomputed.
 #include "engine/scheduler.h"
 
 #include <algorithm>
@@ -39,9 +41,11 @@ int32_t Scheduler::LeastLoadedGroup() const {
 }
 
 Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
+  // At least one runs whatever the limit says, or nothing would ever end.
   while (!waiting_.empty() && static_cast<int64_t>(running_.size()) <
                                   std::max<int64_t>(1, limits_.max_running_requests)) {
     Sequence& next = *waiting_.front();
+    // First come, first served: a smaller one behind it must not starve it.
     if (!pages_.Allocate(PagesFor(next), next.pages).ok()) break;
     next.stage = Sequence::Stage::kPrefill;
     next.dp = LeastLoadedGroup();
@@ -53,6 +57,7 @@ Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
   owners.clear();
   int64_t budget = limits_.chunked_prefill_size > 0 ? limits_.chunked_prefill_size
                                                     : std::numeric_limits<int64_t>::max();
+  // In order of admission: the oldest prompt gets the budget first. Decodes do not count into it.
   for (const auto& sequence : running_) {
     Extend extend;
     extend.begin = sequence->cached;
@@ -68,6 +73,8 @@ Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
       budget -= count;
       const auto from = sequence->request->prompt.begin() + sequence->cached;
       extend.tokens.assign(from, from + count);
+      // Logits of the last prompt token give the first token of the answer; those before are not
+      // needed.
       extend.logits = count == left ? LogitsWanted::kLast : LogitsWanted::kNone;
     }
     batch.extends.push_back(std::move(extend));
@@ -83,6 +90,7 @@ std::unique_ptr<Sequence> Scheduler::Remove(Sequence* sequence) {
     out = std::move(*it);
     waiting_.erase(it);
   } else {
+    // Unknown pointers are a bug of the engine.
     const auto running = std::find_if(running_.begin(), running_.end(), is_it);
     CHECK(running != running_.end(), "not a sequence of this scheduler");
     out = std::move(*running);

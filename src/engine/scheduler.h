@@ -56,6 +56,7 @@ class Scheduler {
   // Pages that the sequence needs at its longest. Submit refuses what can never fit.
   static int64_t PagesFor(const Sequence& sequence);
 
+  // To the end of the waiting ones.
   void Add(std::unique_ptr<Sequence> sequence);
   // The sequence with this id, or null.
   Sequence* Find(const std::string& id);
@@ -77,6 +78,7 @@ class Scheduler {
   std::unique_ptr<Sequence> Remove(Sequence* sequence);
 
  private:
+  // By tokens ahead; the lowest number of equals.
   int32_t LeastLoadedGroup() const;
 
   PagePool& pages_;

@@ -1,3 +1,6 @@
+// Messages are collectives of the hosts' communicator, so that they have its deadline: a host that
+// has gone ends the others within its time-out. Every message begins with a header; followers
+// answer it, by which host 0 knows that all of them are alive.
 #include "engine/step_broadcast.h"
 
 #include <algorithm>
@@ -62,6 +65,7 @@ void ToFirstHost(Communicator& hosts, CollectiveName name, const void* mine, int
 
 }  // namespace
 
+// Reports count these apart from the work of the model.
 bool IsControl(const std::string& operation) {
   for (const CollectiveName& name : {kHeader, kBatch, kCountsSize, kCounts}) {
     if (operation == name.operation) return true;
@@ -118,6 +122,7 @@ StepBroadcaster::~StepBroadcaster() {
   }
   stop_.notify_all();
   thread_.join();
+  // After a failure the others end by themselves, and a message would wait for its deadline.
   if (failed_) return;
   try {
     SendHeader(hosts_, {Header::kEnd, 0});
@@ -127,6 +132,7 @@ StepBroadcaster::~StepBroadcaster() {
 }
 
 void StepBroadcaster::Send(const Batch& batch) {
+  // Released in StepEnded: between them the heart must not beat, as the step uses the communicator.
   mutex_.lock();  // until StepEnded
   if (const Status status = lost(); !status.ok()) throw StepFailed(status.message());
   const std::string bytes = EncodeBatch(batch);
@@ -136,6 +142,7 @@ void StepBroadcaster::Send(const Batch& batch) {
 }
 
 void StepBroadcaster::StepEnded(bool ok) {
+  // Also what stopped Send itself: the caller reports every failure here.
   failed_ = failed_ || !ok;
   mutex_.unlock();
 }
@@ -167,6 +174,8 @@ std::vector<std::string> StepBroadcaster::GatherCounts(const std::function<std::
     SendHeader(hosts_, {Header::kSendCounts, 0});
     std::vector<int64_t> sizes(count, 0);
     std::vector<Incoming> from(count);
+    // Two exchanges: first the sizes, which host 0 checks before it takes the memory, then the
+    // bytes.
     for (size_t host = 1; host < count; ++host) from[host] = {&sizes[host], sizeof(int64_t)};
     ToFirstHost(hosts_, kCountsSize, nullptr, 0, from);
     for (size_t host = 1; host < count; ++host) {
@@ -188,6 +197,7 @@ Status StepBroadcaster::lost() const {
 }
 
 void StepBroadcaster::Beat() {
+  // Four beats within a time-out: a late one is not yet a lost host.
   const auto interval =
       std::chrono::milliseconds(std::min<int64_t>(kMostBeatMs, hosts_.timeout_ms() / 4 + 1));
   for (;;) {
@@ -227,6 +237,7 @@ std::optional<Batch> ReceiveStep(Communicator& hosts, const FollowerCounts& coun
       ToFirstHost(hosts, kCounts, mine.data(), size, {});
       continue;
     }
+    // The size is host 0's, which is trusted: it is the same program.
     std::string bytes(static_cast<size_t>(std::max<int64_t>(header.bytes, 0)), '\0');
     FromFirstHost(hosts, kBatch, nullptr, bytes.data(), header.bytes, 0);
     StatusOr<Batch> batch = DecodeBatch(bytes);

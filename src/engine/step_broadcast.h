@@ -16,6 +16,7 @@
 namespace causeway {
 
 // A batch as bytes, and back; an error if the bytes are not what Encode made.
+// In the machine's byte order, as hosts of one server are of one kind.
 std::string EncodeBatch(const Batch& batch);
 StatusOr<Batch> DecodeBatch(const std::string& bytes);
 
@@ -40,6 +41,7 @@ class StepBroadcaster {
   Status lost() const;
 
  private:
+  // The thread's loop: signs of life between steps, until the destructor or a failure.
   void Beat();
   template <typename Body>
   void BetweenSteps(const Body& body);

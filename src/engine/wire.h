@@ -9,6 +9,7 @@
 
 namespace causeway {
 
+// Bytes are in the machine's order: the hosts of one server are of one kind.
 class WireWriter {
  public:
   void Put(int64_t value) { Append(&value, sizeof(value)); }

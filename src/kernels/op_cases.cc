@@ -14,6 +14,7 @@ std::vector<OpCase> OpCases() {
   return cases;
 }
 
+// Empty if alike, else the first value that differs, with its bits.
 std::string Difference(const OpResult& expected, const OpResult& found, bool exact,
                        Tolerance tolerance) {
   if (!found.fault.empty()) return found.fault;
@@ -23,6 +24,7 @@ std::string Difference(const OpResult& expected, const OpResult& found, bool exa
   for (size_t i = 0; i < expected.values.size(); ++i) {
     const double e = expected.values[i];
     const double f = found.values[i];
+    // Exact, or within the tolerance; a NaN is like a NaN and nothing else.
     const bool same =
         exact ? expected.bits[i] == found.bits[i]
               : std::isnan(e) == std::isnan(f) &&

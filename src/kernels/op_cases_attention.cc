@@ -12,6 +12,7 @@ const float* Floats(const GuardedBytes& array) { return static_cast<const float*
 
 // --- pack_head -----------------------------------------------------------------------------------
 
+// [64 keys] of one head, of which `valid` are there; `gap` widens the rows of all inputs.
 struct PackCase {
   DType type;
   int64_t nope;
@@ -32,6 +33,7 @@ OpResult Run(const PackCase& c, const OpTable& table, uint64_t seed) {
   }
   const int64_t k_bytes = PackedBytes(c.type, kPage, c.nope + c.rope);
   const int64_t v_bytes = PackedBytes(c.type, c.value, kPage);
+  // The panels are compared as bytes: packing moves values and must not change one.
   const OutputMatrix k_panel(DType::kI8, 1, k_bytes, k_bytes);
   const OutputMatrix v_panel(DType::kI8, 1, v_bytes, v_bytes);
   table.pack_head({.type = c.type,
@@ -81,6 +83,7 @@ Tolerance AttentionTolerance(DType type, float sharpness) {
   return type == DType::kBf16 ? Tolerance{0x1p-12, 0x1p-7} : Tolerance{4e-6 + 2e-7 * sharpness, 0};
 }
 
+// m queries from first_position on, within one block of 64, as DenseAttentionArgs asks.
 struct DenseCase {
   DType type;
   int64_t m;
@@ -95,6 +98,7 @@ struct DenseCase {
 // Which keys rows see, row after row: all, about half, one in the last page, one in the first.
 void SelectKeys(const DenseCase& c, int64_t pages, RandomValues& random, uint64_t* words) {
   for (int64_t i = 0; i < c.m; ++i, words += pages) {
+    // Each row sees at least one key, or its softmax would be of nothing.
     const int64_t own = c.first_position + i;
     for (int64_t page = 0; page < pages; ++page) {
       words[page] = i % 4 == 0 ? ~uint64_t{0} : 0;
@@ -113,6 +117,7 @@ OpResult Run(const DenseCase& c, const OpTable& table, uint64_t seed, void* scra
   const int64_t k_page = PackedBytes(c.type, kPage, c.key_dim) / SizeOf(c.type);
   const int64_t v_page = PackedBytes(c.type, c.value_dim, kPage) / SizeOf(c.type);
   const GuardedBytes k_panels = RandomArray(c.type, pages * k_page, random);
+  // Values are packed as a weight, whose padding is zero, as the kernel may read it.
   const GuardedBytes v_panels(pages * v_page * SizeOf(c.type));
   for (int64_t page = 0; page < pages; ++page) {
     const Weight v = RandomWeight(c.type, c.value_dim, kPage, 1, random);
@@ -163,6 +168,7 @@ void Add(const DenseCase& c, std::vector<OpCase>* cases) {
 
 void AddDense(std::vector<OpCase>* cases) {
   for (const DType type : {DType::kF32, DType::kBf16}) {
+    // The first and last position of a page, whole pages, and what lies across a border.
     for (const auto& [first, m] : {std::pair{0, 1},
                                    {0, 2},
                                    {0, 64},
@@ -177,6 +183,7 @@ void AddDense(std::vector<OpCase>* cases) {
                                    {600, 9}}) {
       Add({.type = type, .m = m, .first_position = first, .key_dim = 48, .value_dim = 32}, cases);
     }
+    // Widths of the value around the granule of 16 and the panel of 64.
     for (const int64_t value_dim : {1, 15, 16, 17, 40, 64, 70, 128, 192}) {
       Add({.type = type,
            .m = 5,
@@ -222,6 +229,7 @@ void AddDense(std::vector<OpCase>* cases) {
   }
 }
 
+// Queries of one token: all heads against `count` latents [latent + rope].
 struct AbsorbedCase {
   DType type;
   int64_t heads;
@@ -246,6 +254,7 @@ OpResult Run(const AbsorbedCase& c, const OpTable& table, uint64_t seed, void* s
   const int64_t last = c.selected ? positions[c.count - 1] : c.count - 1;
   std::vector<GuardedBytes> memory;
   const GuardedArray<const void*> pages(last / kPage + 1);
+  // Pages lie apart, as in a cache: a kernel that runs off one hits the unreadable page behind.
   for (const void*& page : pages) {
     memory.push_back(RandomArray(c.type, kPage * dim, random));
     page = memory.back().data();
@@ -288,6 +297,7 @@ void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
 
 void AddAbsorbed(std::vector<OpCase>* cases) {
   for (const DType type : {DType::kF32, DType::kBf16}) {
+    // Around the pages of 64 and the softmax's blocks of 256.
     for (const int64_t count : {1, 2, 5, 63, 64, 65, 128, 200, 255, 256, 257, 300, 511, 2048}) {
       for (const bool selected : {false, true}) {
         Add({.type = type,
@@ -299,6 +309,7 @@ void AddAbsorbed(std::vector<OpCase>* cases) {
             cases);
       }
     }
+    // Few heads, many, and odd numbers of them.
     for (const int64_t heads : {1, 2, 4, 5, 8, 9, 15, 16, 17, 20, 24, 32, 33, 64, 65, 80, 128}) {
       Add({.type = type, .heads = heads, .latent = 64, .rope = 16, .count = 70, .gap = heads % 2},
           cases);

@@ -37,7 +37,9 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   RandomValues random(seed);
   const bool int8 = c.type == DType::kI8;
   const int64_t a_cols = int8 ? (c.k + 3) / 4 * 4 : c.k;
+  // Three rows more than are asked for: some are never read.
   const int64_t a_rows = c.gather ? c.m + 3 : c.m;
+  // int8 rows keep a stride that is a multiple of four.
   const int64_t a_stride = a_cols + (int8 ? c.gap * 4 : c.gap);
   const GuardedBytes a = RandomArray(c.type, Span(a_rows, a_cols, a_stride), random, c.spread);
   if (int8) {  // the padding of a row is zero
@@ -45,10 +47,12 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
       for (int64_t k = c.k; k < a_cols; ++k) static_cast<int8_t*>(a.data())[i * a_stride + k] = 0;
     }
   }
+  // A part of k is a part of a larger packed matrix.
   const int64_t w_k = c.k_before + c.k + c.k_after;
   const Weight weight =
       RandomWeight(c.type, c.n, w_k, w_k == c.k ? c.segments : 1, random, c.spread);
   GuardedArray<int32_t> sums(c.n);
+  // Of the columns in use only, as GemmArgs asks where the product takes a part.
   for (int64_t j = 0; j < c.n; ++j) sums[j] = int8 ? weight.SumOf(j, c.k_before, c.k) : 0;
   const GuardedBytes packed = PackedCopy(weight);
   const GuardedBytes a_scale = RandomArray(DType::kF32, a_rows, random);
@@ -56,6 +60,7 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   const GuardedArray<int32_t> gathered(c.m);
   for (int32_t& row : gathered) row = static_cast<int32_t>(random.Below(a_rows));
 
+  // Two rows more than are written: what is scattered has holes.
   const int64_t c_rows = c.scatter ? c.m + 2 : c.m;
   std::vector<int64_t> rows(static_cast<size_t>(c_rows));
   std::iota(rows.begin(), rows.end(), 0);
@@ -68,6 +73,7 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   const GuardedArray<int32_t> scattered(c.m);
   std::copy(rows.begin(), rows.end(), scattered.begin());
   const DType out_type = c.epilogue == Epilogue::kStoreBf16 ? DType::kBf16 : DType::kF32;
+  // Random values first, as kAddF32 adds to them.
   const OutputMatrix out(out_type, c_rows, c.n, c.n + c.gap, random);
 
   GemmArgs args{};
@@ -96,6 +102,7 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   table.gemm(args);
 
   OpResult result;
+  // Only the columns of the panels asked for may change.
   const int64_t begin = std::min(c.n, args.panel_begin * kPanel);
   out.Collect(rows, begin, std::max(begin, std::min(c.n, args.panel_end * kPanel)), &result);
   return result;
@@ -141,6 +148,7 @@ void AddGemmCases(std::vector<OpCase>* cases) {
     for (const int64_t k : {1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 64, 99, 257, 1000}) {
       Add({.type = type, .m = 9, .n = 48, .k = k * even}, cases);
     }
+    // Every way to find rows with every epilogue.
     for (const Epilogue epilogue : kEpilogues) {
       for (const int64_t n : {30, 128}) {
         for (int option = 0; option < 8; ++option) {
@@ -208,6 +216,7 @@ void AddGemmCases(std::vector<OpCase>* cases) {
     Add({.type = type, .m = 131, .n = 17, .k = 2048, .gather = true}, cases);
     Add({.type = type, .m = 70, .n = 16, .k = 4104, .epilogue = Epilogue::kAddF32}, cases);
     Add({.type = type, .m = 3, .n = 16, .k = 270000, .epilogue = Epilogue::kStoreBf16}, cases);
+    // Values whose products underflow: all kernels must flush them alike.
     if (type != DType::kI8) {
       for (const int64_t k : {2, 8, 64}) {
         Add({.type = type, .m = 33, .n = 50, .k = k, .spread = Spread::kTiny}, cases);

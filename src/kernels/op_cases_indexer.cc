@@ -9,6 +9,7 @@
 namespace causeway {
 namespace {
 
+// m queries of `heads` heads against the keys of pages [page_begin, page_end).
 struct ScoreCase {
   DType type;
   int64_t m;
@@ -63,6 +64,7 @@ OpResult Run(const ScoreCase& c, const OpTable& table, uint64_t seed, void* scra
                       .scratch = scratch});
   OpResult result;
   std::vector<int64_t> rows;
+  // The gap behind each row of scores must stay as it was.
   for (int64_t i = 0; i < c.m; ++i) rows.push_back(i);
   scores.Collect(rows, 0, columns, &result);
   return result;
@@ -178,6 +180,7 @@ OpResult RunTopK(const TopKCase& c, const OpTable& table, uint64_t seed) {
   RandomValues random(seed);
   const GuardedArray<float> values(c.n);
   for (int64_t i = 0; i < c.n; ++i) values[i] = ScoreOf(c.scores, i, random);
+  // As little room as TopKArgs allows, plus `spare`.
   const int64_t capacity = c.k + kTopKSlack + c.spare;
   const GuardedArray<uint32_t> keys(capacity);
   const GuardedArray<int32_t> positions(capacity);
@@ -185,6 +188,7 @@ OpResult RunTopK(const TopKCase& c, const OpTable& table, uint64_t seed) {
   TopKCandidates candidates = {
       .keys = keys.data(), .positions = positions.data(), .capacity = capacity};
   int64_t count = 0;
+  // Also once for no scores at all.
   for (int64_t begin = 0; begin == 0 || begin < c.n; begin += c.block) {
     const int64_t end = std::min(c.n, begin + c.block);
     count = table.top_k({.scores = values.data() + begin,
@@ -196,6 +200,7 @@ OpResult RunTopK(const TopKCase& c, const OpTable& table, uint64_t seed) {
   }
   OpResult result;
   if (count != std::min(c.n, c.k)) result.fault = Text("returned ", count);
+  // The positions are the result; how candidates are kept is each kernel's own business.
   result.Append(positions.data(), std::min(c.n, c.k));
   if (!positions.intact()) result.fault = "wrote before the positions";
   if (!keys.intact()) result.fault = "wrote before the keys";

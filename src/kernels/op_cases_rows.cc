@@ -16,6 +16,8 @@ const float* Floats(const GuardedBytes& array) { return static_cast<const float*
 
 // --- norms ---------------------------------------------------------------------------------------
 
+// `gap`: elements behind each row, different ones for input and outputs, so that a stride taken for
+// another shows.
 struct NormCase {
   bool layer;  // LayerNorm
   int64_t m;
@@ -79,6 +81,7 @@ void AddNorms(bool layer, std::vector<OpCase>* cases) {
 
 // --- rotate --------------------------------------------------------------------------------------
 
+// `rope_begin` to `rope_begin + rope_dim` of each head turn, the rest is copied.
 struct RotateCase {
   DType type;
   int64_t m;
@@ -123,6 +126,7 @@ OpResult Run(const RotateCase& c, const OpTable& table, uint64_t seed) {
 }
 
 void AddRotations(std::vector<OpCase>* cases) {
+  // From a single pair to the model's own shapes, and odd ones.
   struct Shape {
     int64_t m, heads, head_dim, begin, rope;
   };
@@ -175,6 +179,7 @@ OpResult RunSiluMul(const ElementCase& c, const OpTable& table, uint64_t seed) {
   RandomValues random(seed);
   const int64_t stride = c.n + c.gap;
   const GuardedBytes gate = RandomArray(DType::kF32, Span(c.m, c.n, stride), random);
+  // Up to 12 in magnitude: from the bend of the sigmoid to its flat ends.
   for (int64_t i = 0; i < Span(c.m, c.n, stride); ++i) static_cast<float*>(gate.data())[i] *= 12;
   PutSpecial({0.0f, -0.0f, 1e-30f, -1e-30f, 30.0f, -30.0f, 87.0f, -87.0f, 88.5f, -88.5f, 1000.0f,
               -1000.0f, 1e30f, 0.6931472f, -0.6931472f, 0.3465736f, 17.3286f},
@@ -243,6 +248,8 @@ OpResult RunConvert(const ElementCase& c, const OpTable& table, uint64_t seed) {
   const GuardedBytes x = RandomArray(DType::kF32, Span(c.m, c.n, stride), random);
   const auto bits = [](uint32_t b) { return std::bit_cast<float>(b); };
   PutSpecial(
+      // Zeros, infinities, NaNs with payloads, ties and their neighbours, the largest float,
+      // denormals.
       {0.0f, -0.0f, kInfinity, -kInfinity, bits(0x7fc00001), bits(0xff800001), bits(0x7fffffff),
        bits(0x3f808000), bits(0x3f818000), bits(0x3f807fff), bits(0x3f808001), bits(0x7f7fffff),
        bits(0x00000001), bits(0x807fffff), bits(0x00008000), bits(0x00800000)},
@@ -261,6 +268,7 @@ OpResult RunConvert(const ElementCase& c, const OpTable& table, uint64_t seed) {
 
 using ElementRun = OpResult (*)(const ElementCase&, const OpTable&, uint64_t);
 
+// All elementwise ops over the same sizes: around a vector's width, and rows of several vectors.
 void AddElements(const std::string& op, ElementRun run, bool exact, std::vector<OpCase>* cases) {
   for (const DType type : {DType::kF32, DType::kBf16}) {
     if (op == "convert" && type == DType::kBf16) continue;  // its output is bf16 always

@@ -1,3 +1,5 @@
+// Inputs and outputs of the op cases. Values depend on the seed only, so a failure prints the seed
+// and can be run again.
 #include "kernels/op_data.h"
 
 #include <cmath>
@@ -34,6 +36,7 @@ void OpResult::Append(DType type, const void* data, int64_t count) {
 }
 
 void OpResult::Append(const int32_t* data, int64_t count) {
+  // As bits they are exact; as values rounded where they exceed 24 bits.
   for (int64_t i = 0; i < count; ++i) {
     values.push_back(static_cast<float>(data[i]));
     bits.push_back(static_cast<uint32_t>(data[i]));
@@ -49,10 +52,12 @@ uint64_t RandomValues::Bits() {  // splitmix64
 }
 
 int64_t RandomValues::Below(int64_t limit) {
+  // The top bit is dropped so that the remainder is of a number that is not negative.
   return static_cast<int64_t>((Bits() >> 1) % static_cast<uint64_t>(limit));
 }
 
 float RandomValues::Uniform() {
+  // In [-1, 1), multiples of 2^-23: exact in f32.
   return static_cast<float>(static_cast<int64_t>(Bits() >> 40) - (int64_t{1} << 23)) * 0x1p-23f;
 }
 
@@ -79,6 +84,7 @@ void FillRandom(DType type, void* data, int64_t count, RandomValues& random, Spr
         static_cast<Bf16*>(data)[i] = ToBf16(value);
         break;
       case DType::kI8:
+        // -127 to 127, as quantisation makes them; -128 never occurs.
         static_cast<int8_t*>(data)[i] = static_cast<int8_t>(random.Below(255) - 127);
         break;
     }
@@ -99,6 +105,7 @@ Weight RandomWeight(DType type, int64_t n, int64_t k, int32_t segments, RandomVa
   if (type == DType::kI8) {
     const GuardedBytes rows = RandomArray(type, n * k, random);
     std::vector<float> scale(static_cast<size_t>(n));
+    // Small scales, so that sums of many products stay in the range of the other types.
     for (float& s : scale) s = std::fabs(random.Uniform()) * 0x1p-6f;
     weight.PackRows(0, n, static_cast<const int8_t*>(rows.data()), scale.data());
   } else {
@@ -114,6 +121,7 @@ GuardedBytes PackedCopy(const Weight& weight) {
   return copy;
 }
 
+// What was there before is kept: an op may change its own elements and nothing else.
 OutputMatrix::OutputMatrix(DType type, int64_t rows, int64_t cols, int64_t stride)
     : type_(type),
       rows_(rows),
@@ -138,6 +146,7 @@ void OutputMatrix::Collect(const std::vector<int64_t>& rows, int64_t begin, int6
     const int64_t from = (row * stride_ + begin) * size;
     const int64_t to = (row * stride_ + end) * size;
     result->Append(type_, as<uint8_t>() + from, end - begin);
+    // As if the op had not written its own elements: all that still differs is not its own.
     std::copy(before_.begin() + from, before_.begin() + to, outside.begin() + from);
   }
   for (size_t i = 0; i < outside.size(); ++i) {

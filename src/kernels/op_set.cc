@@ -26,6 +26,7 @@ Activation Activation::Slice(int64_t begin, int64_t end) const {
 }
 
 OpSet::OpSet(const OpTable& table, ThreadTeam& team) : table_(table), team_(team) {
+  // One scratch memory per worker: ops of one item need not allocate.
   for (int worker = 0; worker < team.size(); ++worker) scratch_.emplace_back(kScratchBytes);
 }
 
@@ -53,6 +54,7 @@ Activation OpSet::Prepare(const Rows& rows, DType weight_type, Arena& arena,
   Activation out;
   out.rows = rows;
   if (weight_type != DType::kI8) return out;
+  // Products read int8 in groups of four: the row is padded with zeros.
   const int64_t padded = (rows.cols + 3) / 4 * 4;
   out.quantized = arena.Matrix(DType::kI8, rows.rows, padded);
   auto* scale = arena.Array<float>(rows.rows);
@@ -116,6 +118,7 @@ void OpSet::Gemm(GemmArgs args) const {
   }
   // Many rows: items of rows, so that every item streams the weights once. Few: items of panels,
   // each of which makes the rows ready for itself.
+  // Rows only where every thread gets at least one item of full size.
   const bool by_rows = args.m >= kGemmRows * team_.size();
   const int64_t run = std::max<int64_t>(1, panels / (kPanelItems * team_.size()));
   const int64_t items = by_rows ? (args.m + kGemmRows - 1) / kGemmRows : (panels + run - 1) / run;
@@ -170,6 +173,7 @@ View<float, 2> OpSet::LinearColumns(const Activation& x, const Weight& w, int64_
   GemmArgs args = GemmOf(x, w);
   const int64_t depth =
       (w.k() + PackGroup(w.type()) - 1) / PackGroup(w.type()) * PackGroup(w.type());
+  // Where panel `first` begins in the packed matrix: k is padded to whole groups.
   args.w = static_cast<const char*>(w.packed()) + first * kPanel * depth * SizeOf(w.type());
   args.n = std::min(w.n(), last * kPanel) - first * kPanel;
   args.panel_end = last - first;
@@ -187,6 +191,7 @@ View<float, 2> OpSet::LinearColumns(const Activation& x, const Weight& w, int64_
 void OpSet::PartOfLinear(const Activation& x, const Weight& w, int64_t k_begin,
                          const int32_t* w_sum, void* out) const {
   GemmArgs args = GemmOf(x, w, k_begin);
+  // int8 parts stay int32, so that adding them up is exact; the caller applies the scales.
   const bool int8 = w.type() == DType::kI8;
   if (int8) args.w_sum = w_sum;
   args.c = out;
@@ -274,6 +279,7 @@ void OpSet::Rotate(View<const float, 2> x, int64_t heads, int64_t rope_begin, bo
 void OpSet::SiluMul(View<const float, 2> gate, View<const float, 2> up, const Rows& out) const {
   CheckSameShape(gate, out);
   CheckSameShape(up, out);
+  // One stride serves both, as they are halves of one product.
   CHECK(gate.stride(0) == up.stride(0), gate.stride(0), " ", up.stride(0));
   ForRows(out.rows, [&](int64_t begin, int64_t end) {
     table_.silu_mul({.gate = gate.row(begin),

@@ -20,6 +20,7 @@ namespace causeway {
 
 // The input of matrix products: rows in the mode's type and, where a product with int8 weights
 // follows, the same rows quantised per row.
+// Its int8 copy is made by OpSet::Prepare and lives as long as the arena's scope.
 struct Activation {
   Rows rows;                     // [m, k] f32 or bf16
   Rows quantized = {};           // [m, k rounded up to 4] int8, or empty
@@ -79,6 +80,7 @@ class OpSet {
   void SiluMul(View<const float, 2> gate, View<const float, 2> up, const Rows& out) const;
 
   // amax[i] = the largest magnitude in row i (f32 or bf16).
+  // For row_amax of Prepare.
   void RowAmax(const Rows& rows, float* amax) const;
 
   // Runs body(item, scratch) for items [0, items) over the team: for operations that the model

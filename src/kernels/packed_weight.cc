@@ -1,3 +1,5 @@
+// Packing writes each row of W to its place among panels of kPanel rows; the order inside is in
+// GemmArgs (op_table.h). The reference kernel computes the same index on its own.
 #include "kernels/packed_weight.h"
 
 #include "base/bf16.h"
@@ -18,6 +20,7 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
 }  // namespace
 
 int64_t PackedBytes(DType type, int64_t n, int64_t k) {
+  // The last panel is padded to the granule only.
   const int64_t columns = n / kPanel * kPanel + RoundUp(n % kPanel, kPanelGranule);
   return columns * RoundUp(k, PackGroup(type)) * SizeOf(type);
 }
@@ -26,6 +29,7 @@ int32_t SegmentsFor(DType type, int64_t k) {
   if (type == DType::kI8) return 1;  // int32 sums are exact in any order
   const int64_t group = PackGroup(type);
   int32_t segments = k >= kShortK ? 32 : 16;
+  // Each run must be whole groups.
   while (k % (segments * group) != 0 && segments > 1) segments /= 2;
   return segments;
 }
@@ -60,6 +64,7 @@ void Weight::PackRows(int64_t begin, int64_t count, const float* rows, int64_t s
     const float* row = rows + j * stride;
     const int64_t base = Index(begin + j, 0);
     const int64_t group = PackGroup(type_);
+    // Index once per row: between groups the place moves by a constant step.
     const int64_t step = k_ > group ? Index(begin + j, group) - base : 0;
     for (int64_t i = 0; i < k_; ++i) {
       const int64_t at = base + i / group * step + i % group;
@@ -76,6 +81,7 @@ void Weight::PackRows(int64_t begin, int64_t count, const int8_t* rows, int64_t 
                       const float* scale) {
   CHECK(type_ == DType::kI8 && begin >= 0 && begin + count <= n_, begin, " + ", count);
   for (int64_t j = 0; j < count; ++j) {
+    // The sum corrects for the 128 that kernels add to make an operand unsigned.
     int32_t sum = 0;
     for (int64_t i = 0; i < k_; ++i) {
       packed_.as<int8_t>()[Index(begin + j, i)] = rows[j * stride + i];

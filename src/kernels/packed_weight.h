@@ -38,6 +38,7 @@ class Weight {
   const void* packed() const { return packed_.data(); }
   const float* scale() const { return scale_.data(); }  // [n], int8 only
   const int32_t* sum() const { return sum_.data(); }    // [n], int8 only: row sums
+  // In memory: packed values with their padding, scales and sums.
   int64_t bytes() const;
   bool empty() const { return n_ == 0; }
 
@@ -61,6 +62,7 @@ class Weight {
   float At(int64_t j, int64_t i) const;
 
  private:
+  // Where W[j, i] lies in `packed_`, in elements.
   int64_t Index(int64_t j, int64_t i) const;
 
   DType type_ = DType::kF32;

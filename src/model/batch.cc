@@ -1,3 +1,4 @@
+// Pure functions of a batch: every rank and every host computes the same from it.
 #include "model/batch.h"
 
 namespace causeway {
@@ -11,6 +12,8 @@ int64_t Batch::tokens() const {
 std::vector<ExtendRange> Batch::RangesOf(int dp) const {
   std::vector<ExtendRange> ranges;
   for (const Extend& extend : extends) {
+    // Other groups' extends stay as empty ranges, so that indices of extends mean the same
+    // everywhere.
     ranges.push_back({extend.begin, extend.dp == dp ? extend.end() : extend.begin});
   }
   return ranges;
@@ -19,6 +22,7 @@ std::vector<ExtendRange> Batch::RangesOf(int dp) const {
 StepSlices SlicesOf(const Batch& batch, const Layout& layout, const TokenCost& cost) {
   StepSlices slices(static_cast<size_t>(layout.world()));
   for (int dp = 0; dp < layout.dp; ++dp) {
+    // All tp ranks of a cp rank have its slices: they share the work within each token.
     const auto of_group = Partition(layout.partition, layout.cp, cost, batch.RangesOf(dp));
     for (int cp = 0; cp < layout.cp; ++cp) {
       for (int tp = 0; tp < layout.tp; ++tp) {
@@ -42,6 +46,7 @@ Capture::Capture(const ModelConfig& config, int64_t tokens) {
       router_indices[layer].resize(sized(config.num_experts_per_tok));
       router_weights[layer].resize(sized(config.num_experts_per_tok));
     }
+    // -1 stands for "no key", where a token has fewer keys than index_topk.
     if (config.sparse()) topk_indices[layer].assign(sized(config.index_topk), -1);
   }
 }
@@ -55,6 +60,7 @@ StepOutput::StepOutput(const ModelConfig& config, DType hidden_type, const Batch
     const int64_t length = extend.end() - extend.begin;
     first_row_.push_back(rows);
     first_token_.push_back(tokens);
+    // Rows of logits are given out in the order of the extends: none, one, or one a token.
     tokens += length;
     if (extend.logits == LogitsWanted::kAll) rows += length;
     if (extend.logits == LogitsWanted::kLast && length > 0) rows += 1;

@@ -1,3 +1,6 @@
+// Within a host a rank reads its peers' rows where they lie, between barriers; only what crosses
+// hosts is copied into buffers. Both sides derive the sizes of all messages from the batch and the
+// choices; none is sent.
 #include "model/expert_exchange.h"
 
 #include <algorithm>
@@ -24,10 +27,12 @@ void ExchangeBetweenHosts(Communicator& hosts, CollectiveName name,
 
 }  // namespace
 
+// A counting sort, stable: the slots of an expert stay in the order in which they were given.
 ExpertOrder ExpertOrder::Of(int64_t experts, const std::vector<int32_t>& expert,
                             const std::vector<int32_t>& row) {
   ExpertOrder out;
   out.first.assign(static_cast<size_t>(experts) + 1, 0);
+  // Shifted by one, so that the sums below are where each expert begins.
   for (int32_t e : expert) ++out.first[static_cast<size_t>(e) + 1];
   std::partial_sum(out.first.begin(), out.first.end(), out.first.begin());
   out.row.resize(expert.size());
@@ -63,10 +68,12 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
   const int copies = layout_.expert_copies();
   struct Home {
     int rank;
+    // A reference: the tokens lie with the home, or in the buffers of the host's first rank.
     const RoutedTokens& tokens;
   };
   std::vector<Home> homes;
   int64_t rows = 0;
+  // Homes whose tokens come to this rank: with c copies of the experts, every c-th one.
   for (int home = rank_ % copies; home < layout_.world(); home += copies) {
     homes.push_back({home, IsHere(home)
                                ? OfferOf(home).tokens
@@ -95,6 +102,7 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
         work.expert.push_back(expert);
         work.row.push_back(filled);
       }
+      // A row without an expert here is not copied.
       if (work.expert.size() == before) continue;
       const Rows& from = int8 ? sent.input.quantized : sent.input.rows;
       std::memcpy(input.row(filled), from.row(row), row_bytes);
@@ -107,6 +115,7 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
   }
   offer_.first_slot.push_back(work.slots());
   const Rows used = input.Slice(0, filled);
+  // Only now is it known how many rows came: the matrix has room for all of them.
   if (int8) {
     // The products read `quantized`; `rows` only says how many there are and how wide.
     work.input = {
@@ -120,6 +129,7 @@ ExpertExchange::Work ExpertExchange::Dispatch(int32_t layer, const RoutedTokens&
 
 float* ExpertExchange::Outputs(int64_t slots) {
   const int64_t bytes = slots * config_.hidden_size * 4;
+  // Grows only: between steps the largest one so far is kept.
   if (outputs_.bytes() < bytes) outputs_ = Buffer(bytes);
   return outputs_.as<float>();
 }
@@ -138,6 +148,7 @@ std::vector<const float*> ExpertExchange::Combine(int32_t layer) {
       continue;
     }
     const Offer& offer = OfferOf(worker);
+    // The slots of this rank's tokens lie together there, between two entries of first_slot.
     const auto home = static_cast<size_t>(rank_ / layout_.expert_copies());
     parts.push_back(offer.outputs + offer.first_slot[home] * config_.hidden_size);
     if (worker == rank_) continue;
@@ -147,6 +158,8 @@ std::vector<const float*> ExpertExchange::Combine(int32_t layer) {
   return parts;
 }
 
+// The rows of home's tokens that `host` needs: all of them, or with all-to-all dispatch those that
+// chose an expert there.
 std::vector<int64_t> ExpertExchange::RowsFor(int64_t layer, int home, const RoutedTokens& tokens,
                                              int host) const {
   const int64_t active = config_.num_experts_per_tok;
@@ -192,6 +205,7 @@ void ExpertExchange::FetchTokens(Communicator& hosts, CollectiveName name,
       sent_experts[other].insert(sent_experts[other].end(), tokens.experts, tokens.experts + count);
     }
   }
+  // The choices: as many as follow from home_rows, so both sides know the sizes.
   ExchangeBetweenHosts(hosts, name, sent_experts, received_experts);
   std::vector<size_t> next(host_count, 0);
   for (int home = 0; home < layout_.world(); ++home) {
@@ -206,6 +220,7 @@ void ExpertExchange::FetchTokens(Communicator& hosts, CollectiveName name,
     remote.tokens[at].experts = remote.experts[at].data();
   }
 
+  // Then the rows, with an int8 row's scale behind it; the sizes follow from the choices.
   const Activation& model = offer_.tokens.input;
   const bool int8 = model.quantized.data != nullptr;
   const Rows& shape = int8 ? model.quantized : model.rows;
@@ -239,6 +254,7 @@ void ExpertExchange::FetchTokens(Communicator& hosts, CollectiveName name,
     if (home / here == host) continue;
     const auto at = static_cast<size_t>(home);
     const auto from = static_cast<size_t>(layout_.HostOf(home));
+    // Rows stand where they stand with their home, and those that did not come stay untouched.
     remote.rows[at].resize(static_cast<size_t>(home_rows[at]) * row_bytes);
     remote.scales[at].resize(static_cast<size_t>(home_rows[at]));
     for (int64_t row : RowsFor(name.layer, home, remote.tokens[at], host)) {
@@ -262,6 +278,8 @@ void ExpertExchange::FetchOutputs(Communicator& hosts, CollectiveName name) {
   const auto host_count = static_cast<size_t>(layout_.hosts);
   const int64_t hidden = config_.hidden_size;
   Remote& remote = offer_.remote;
+  // What this host's workers computed for homes elsewhere, in the order of homes and parts; the
+  // host of the homes walks the same loops and so knows the sizes.
   std::vector<std::vector<float>> sent(host_count);
   remote.outputs.assign(host_count, {});
   remote.of_parts.assign(static_cast<size_t>(layout_.ranks_per_host()),
@@ -273,6 +291,7 @@ void ExpertExchange::FetchOutputs(Communicator& hosts, CollectiveName name) {
   for (int home = 0; home < layout_.world(); ++home) {
     for (int part = 0; part < layout_.ep; ++part) {
       const int worker = layout_.ExpertRank(home, part);
+      // Both here: read in place, in Combine. Both elsewhere: no business of this host.
       if (IsHere(home) == IsHere(worker)) continue;
       if (IsHere(worker)) {
         const Offer& offer = OfferOf(worker);
@@ -281,12 +300,14 @@ void ExpertExchange::FetchOutputs(Communicator& hosts, CollectiveName name) {
         to.insert(to.end(), offer.outputs + offer.first_slot[index] * hidden,
                   offer.outputs + offer.first_slot[index + 1] * hidden);
       } else {
+        // As many as the worker found when it took this home's choices.
         const RoutedTokens& tokens = OfferOf(home).tokens;
         int64_t slots = 0;
         for (int64_t i = 0; i < tokens.rows * active; ++i) {
           slots += placement_.PartOf(name.layer, tokens.experts[i], home) == part ? 1 : 0;
         }
         auto& from = remote.outputs[static_cast<size_t>(layout_.HostOf(worker))];
+        // An index and no pointer yet: the vector still grows.
         begins[static_cast<size_t>(home - first_rank_)][static_cast<size_t>(part)] = from.size();
         from.resize(from.size() + static_cast<size_t>(slots * hidden));
       }

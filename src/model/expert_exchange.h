@@ -88,6 +88,7 @@ class ExpertExchange {
     Remote remote;
   };
 
+  // Ranks of this host share memory: their offers are read where they lie.
   bool IsHere(int rank) const { return layout_.HostOf(rank) == layout_.HostOf(rank_); }
   const Offer& OfferOf(int rank) const { return *host_.Shared<Offer>(rank - first_rank_); }
   // Rows of a home that travel to a host.

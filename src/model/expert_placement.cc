@@ -1,3 +1,5 @@
+// Every expert has a first part, by its number, and with redundancy some have a second one. The
+// choice is a pure function of flags and counts, so all ranks and hosts make the same.
 #include "model/expert_placement.h"
 
 #include <algorithm>
@@ -19,6 +21,7 @@ Status RedundantExperts::Check(const ModelConfig& config, const Layout& layout) 
     return InvalidArgument(Text("--init-expert-location has ", counts.size(),
                                 " layers; the model has ", config.num_hidden_layers));
   }
+  // Counts of another model would place copies by numbers that mean nothing here.
   for (size_t layer = 0; layer < counts.size(); ++layer) {
     const bool is_moe = config.IsMoe(static_cast<int64_t>(layer));
     const int64_t expected = is_moe ? config.n_routed_experts : 0;
@@ -40,8 +43,10 @@ ExpertPlacement::ExpertPlacement(const ModelConfig& config, const Layout& layout
     for (int part = 0; part < layout.ep; ++part) {
       const Range range = ShareOf(config.n_routed_experts, part, layout.ep);
       std::fill(parts_[layer].begin() + range.begin, parts_[layer].begin() + range.end,
+                // Both the same: held once.
                 Parts{part, part});
     }
+    // Without counts all are equally hot, and the first ones get copies.
     PlaceCopies(
         parts_[layer], redundant,
         redundant.counts.empty() ? std::vector<int64_t>(experts, 1) : redundant.counts[layer]);
@@ -60,9 +65,11 @@ void ExpertPlacement::PlaceCopies(std::vector<Parts>& of_layer, const RedundantE
   std::iota(hottest.begin(), hottest.end(), size_t{0});
   std::stable_sort(hottest.begin(), hottest.end(),
                    [&](size_t a, size_t b) { return counts[a] > counts[b]; });
+  // Heaviest first, so that the lightest part so far is a good place for each.
   hottest.resize(static_cast<size_t>(redundant.per_layer));
   for (size_t e : hottest) {
     Parts& parts = of_layer[e];
+    // The part with the least load so far, other than the expert's own.
     int least = parts.first == 0 ? 1 : 0;
     for (int part = least + 1; part < layout_.ep; ++part) {
       if (part == parts.first) continue;

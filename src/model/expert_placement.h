@@ -27,6 +27,7 @@ class ExpertPlacement {
   ExpertPlacement(const ModelConfig& config, const Layout& layout,
                   const RedundantExperts& redundant);
 
+  // Whether a part holds the expert, as its own or as a copy.
   bool Holds(int part, int64_t layer, int32_t expert) const;
   // The part that computes the expert for the tokens of rank `home`: the home's own if it holds it.
   // Of two others, the homes' parts take the first and the copy in turn. So the choice depends on
@@ -38,6 +39,7 @@ class ExpertPlacement {
     int first = 0;   // as the layout cuts the experts
     int second = 0;  // of the copy; `first` if there is none
   };
+  // Gives the hottest experts of a layer a second part, the one with the least load.
   void PlaceCopies(std::vector<Parts>& of_layer, const RedundantExperts& redundant,
                    std::vector<int64_t> counts) const;
 

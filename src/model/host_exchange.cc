@@ -1,3 +1,5 @@
+// Every function computes from the batch, on both sides, who sends what in which order; the bytes
+// travel without any description.
 #include "model/host_exchange.h"
 
 #include <algorithm>
@@ -8,6 +10,7 @@
 namespace causeway {
 namespace {
 
+// Ranks of a host are consecutive, and so are their dp groups.
 bool HasRankOf(const Layout& layout, int host, int dp) {
   const int first = host * layout.ranks_per_host();
   const int last = first + layout.ranks_per_host() - 1;
@@ -39,6 +42,7 @@ std::vector<SliceTokens> KeysToSend(const Layout& layout, const Batch& batch,
       const int first = layout.RankAt({dp, cp, 0});
       const int last = first + layout.tp - 1;
       if (layout.HostOf(first) != from) continue;
+      // Hosts that share the TP group have computed these keys themselves.
       if (layout.HostOf(first) <= to && to <= layout.HostOf(last)) continue;
       for (const Slice& slice : slices[static_cast<size_t>(first)]) {
         out.push_back({&batch.extends[static_cast<size_t>(slice.extend)], slice});
@@ -123,6 +127,7 @@ void HostExchange::Hidden(Communicator& hosts, CollectiveName name, const Batch&
     const char* from = static_cast<const char*>(hidden.row(row));
     mine.insert(mine.end(), from, from + row_bytes);
   }
+  // The same rows to every other host: each computes its columns of the logits of all rows.
   std::vector<std::vector<char>> to(count, mine);
   std::vector<std::vector<char>> from(count);
   to[static_cast<size_t>(host_)].clear();
@@ -157,6 +162,7 @@ void HostExchange::Logits(Communicator& hosts, CollectiveName name,
     }
   };
   const auto self = static_cast<size_t>(host_);
+  // Only host 0 samples: the others send it their columns and receive none.
   if (host_ != 0) {
     for_rows(self, to[0], [](float* row, char* at, size_t n) { std::memcpy(at, row, n); });
   } else {

@@ -35,7 +35,8 @@ class HostExchange {
   HostExchange(const Layout& layout, int host, const KvCache& cache)
       : layout_(layout), host_(host), cache_(cache) {}
 
-  // The keys of one layer.
+  // The keys of one layer: sends what other hosts' ranks will read, and stores what comes in the
+  // pages of this host's cache.
   void Keys(Communicator& hosts, CollectiveName name, const Batch& batch, const StepSlices& slices);
   // Every host gets all hidden rows.
   void Hidden(Communicator& hosts, CollectiveName name, const Batch& batch,

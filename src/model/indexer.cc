@@ -50,6 +50,7 @@ void SelectRows(const OpTable& table, const ModelConfig& config, const IndexQuer
   const int64_t topk = config.index_topk;
   const int64_t rows = queries.rows.rows;
   const int64_t last_page = (first_position + rows - 1) / kPage;
+  // Empty again, with the memory kept.
   for (int64_t i = 0; i < rows; ++i) {
     TopKCandidates& c = memory.candidates[i];
     c = {.keys = c.keys, .positions = c.positions, .capacity = c.capacity};
@@ -96,6 +97,7 @@ void Forward::PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t fir
   const ArenaScope scope(arena_);
   const View<float, 2> k = arena_.Floats(rows, config_.index_head_dim);
   const View<float, 2> normed = arena_.Floats(rows, config_.index_head_dim);
+  // Rotated in f32 and rounded once, to the mode's type.
   const Rows keys = arena_.Matrix(type_, rows, config_.index_head_dim);
   ops_.Linear(ops_.Prepare(h.rows, w.wk.type(), arena_), w.wk, Rows::Of(k));
   ops_.LayerNorm(k, w.norm.data(), w.bias.data(), kKeyNormEps, Rows::Of(normed));
@@ -139,9 +141,11 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
   };
   std::vector<Run> runs;
   const Range mine = tp_.HostRows(block.rows());  // the others' come from their ranks, below
+  // Rows that see all of their keys need no scores.
   for (int64_t row = mine.begin; row < mine.end; ++row) {
     if (step.PositionOf(block.begin + row) < topk) continue;
     const auto at = static_cast<size_t>(block.begin + row);
+    // Within one slice positions follow each other, as SelectRows takes for granted.
     if (!runs.empty() && runs.back().row + runs.back().rows == row &&
         runs.back().rows < kScoreRows && step.slice[at] == step.slice[at - 1]) {
       ++runs.back().rows;
@@ -155,11 +159,13 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
     const Rows q = arena_.Matrix(type_, mine.size(), dim);
     const View<float, 2> weight = arena_.Floats(mine.size(), config_.index_n_heads);
     {
+      // The unrotated projection is needed only until it has been rotated.
       const ArenaScope project(arena_);
       const View<float, 2> plain = arena_.Floats(mine.size(), dim);
       ops_.Linear(queries.latent.Slice(mine.begin, mine.end), w.wq_b, Rows::Of(plain));
       ops_.Rotate(plain, config_.index_n_heads, 0, config_.indexer_rope_interleave, rope_.view(),
                   step.position.data() + block.begin + mine.begin, q);
+      // Weights read the hidden state unrounded, since what they select is discrete.
       const Rows h =
           Normed(x.Slice(mine.begin, mine.end), weights_.layer(layer).input_norm, DType::kF32);
       ops_.Linear({h}, w.weights_proj, Rows::Of(weight));
@@ -169,6 +175,7 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
       const int64_t heads = mine.size() * config_.index_n_heads;
       const Activation int8_heads = ops_.Prepare(
           Rows::Dense(q.data, type_, heads, config_.index_head_dim), DType::kI8, arena_);
+      // The query's scales go into the weights; the keys' scales are in their pages.
       for (int64_t i = 0; i < heads; ++i) weight.data()[i] *= int8_heads.scale[i];
       all.rows = Rows::Dense(int8_heads.quantized.data, DType::kI8, mine.size(), dim);
     }
@@ -185,6 +192,8 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
                  count + run.row);
     });
   }
+  // The rows of other ranks of this host's TP group are fetched: attention needs all of the
+  // block's.
   const auto layer_number = static_cast<int32_t>(layer);
   tp_.ShareHostRows({"selected_counts", layer_number}, count, block.rows(), sizeof(*count));
   tp_.ShareHostRows({"selected_keys", layer_number}, positions, block.rows(),
@@ -194,6 +203,7 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
       int32_t* chosen = capture->topk_indices[static_cast<size_t>(layer)].data() +
                         step.TokenOf(block.begin + row) * topk;
       const int64_t keys = step.PositionOf(block.begin + row) + 1;
+      // 0 stands for "all keys".
       if (count[row] == 0) {
         for (int64_t i = 0; i < keys; ++i) chosen[i] = static_cast<int32_t>(i);
       } else {

@@ -44,6 +44,7 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
     if (type_ != DType::kF32) h = Normed(rows, w.post_attention_norm, type_);
     const RoutedTokens tokens = RouteTokens(layer, step, first, exact, h);
     if (travel) {
+      // What is left of each rank's rows, at most a pass: all ranks make the same number of passes.
       std::vector<int64_t> home_rows = step.home_rows;  // of each rank, in this pass
       for (int64_t& count : home_rows) count = std::clamp(count - begin, int64_t{0}, pass);
       ExpertsElsewhere(layer, tokens, home_rows, rows);
@@ -69,6 +70,7 @@ void Forward::DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x) {
     const ArenaScope scope(arena_);
     const int64_t first = std::min(x.dim(0), begin);
     const View<float, 2> rows = x.Slice(first, std::min(x.dim(0), first + kMlpRows));
+    // Normed and where needed quantised once, for gate and up.
     const Activation h =
         ops_.Prepare(Normed(rows, w.post_attention_norm, type_), w.mlp.gate_up.type(), arena_);
     const Rows product = arena_.Matrix(type_, rows.dim(0), inner_.size());
@@ -105,6 +107,7 @@ RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t 
   const int64_t active = config_.num_experts_per_tok;
   auto* chosen = arena_.Array<int32_t>(rows * active);
   auto* weight = arena_.Array<float>(rows * active);
+  // Logits are given back before the step goes on; the choices stay.
   {
     const ArenaScope scope(arena_);
     const View<float, 2> logits = arena_.Floats(rows, experts);
@@ -116,6 +119,7 @@ RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t 
     }
   }
   std::vector<int64_t>& counts = expert_counts_[static_cast<size_t>(layer)];
+  // Every home counts its own tokens' choices, so that none is counted twice.
   for (int64_t i = 0; i < rows * active; ++i) ++counts[static_cast<size_t>(chosen[i])];
   if (Capture* capture = step.output.capture()) {
     for (int64_t row = 0; row < rows; ++row) {
@@ -135,6 +139,7 @@ Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const Exper
     int64_t begin;  // slots
     int64_t end;
   };
+  // An expert with many rows is several items, so that one hot expert does not hold up the team.
   std::vector<Item> items;
   for (int64_t e = 0; e < config_.n_routed_experts; ++e) {
     const int64_t end = order.first[static_cast<size_t>(e) + 1];
@@ -146,6 +151,7 @@ Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const Exper
   const int64_t inner = config_.moe_intermediate_size;
   const Rows product = arena_.Matrix(type_, order.slots(), inner);
   const ArenaScope scope(arena_);
+  // One gate_up per worker, overwritten by each of its items.
   const View<float, 2> gate_up = arena_.Floats(ops_.team().size() * kExpertRows, 2 * inner);
   ops_.ForEachWorker(static_cast<int64_t>(items.size()), [&](int64_t i, int worker, void* scratch) {
     const Item& item = items[static_cast<size_t>(i)];
@@ -185,6 +191,7 @@ void Forward::ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<floa
   for (size_t i = 0; i < row.size(); ++i)
     row[i] = static_cast<int32_t>(static_cast<int64_t>(i) / active);
   const ExpertOrder order = ExpertOrder::Of(config_.n_routed_experts, expert, row);
+  // Weights in the order of the slots, as the products below read them.
   std::vector<float> weight;
   for (int32_t slot : order.slot) weight.push_back(tokens.weights[slot]);
 
@@ -216,6 +223,7 @@ void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
                                const std::vector<int64_t>& home_rows, View<float, 2> x) {
   const auto layer_number = static_cast<int32_t>(layer);
   const MoeWeights& w = weights_.layer(layer).moe;
+  // The work is done before its memory goes; `outputs` lives in the exchange, for other ranks.
   {
     ExpertExchange::Work work;
     {
@@ -234,6 +242,7 @@ void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
       GemmArgs args = GemmOf(output.Slice(begin, end), w.experts[static_cast<size_t>(e)].down);
       args.c = outputs;
       args.c_stride = config_.hidden_size;
+      // Each slot's output to its own place, in the order in which its home expects them.
       args.c_rows = order.slot.data() + begin;
       args.epilogue = Epilogue::kStoreF32;
       args.scratch = scratch;
@@ -241,6 +250,8 @@ void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
     });
   }
   const TraceZone zone(trace_, "expert combine", layer_number);
+  // `next` walks each part's outputs: a part has them in the order of this rank's tokens and
+  // choices.
   std::vector<const float*> next = expert_exchange_.Combine(layer_number);  // of each part
   const int64_t active = config_.num_experts_per_tok;
   std::vector<std::pair<int32_t, int64_t>> slots(static_cast<size_t>(active));
@@ -253,6 +264,7 @@ void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
       output += config_.hidden_size;
       slots[static_cast<size_t>(j)] = {expert, j};
     }
+    // In ascending expert, as ExpertsAtHome adds them: the same bits.
     std::sort(slots.begin(), slots.end());
     float* to = x.row(row);
     for (const auto& [expert, j] : slots) {

@@ -1,3 +1,6 @@
+// YaRN as in DeepSeek's modelling code: frequencies between a plain and a stretched form by a
+// linear ramp over the pairs, and a factor on the softmax scale. Tables are made in double and
+// rounded once.
 #include "model/rope.h"
 
 #include <algorithm>
@@ -8,6 +11,7 @@
 namespace causeway {
 namespace {
 
+// How much attention's logits grow with the context (YaRN, 0.1 ln s + 1).
 double YarnMscale(double factor, double mscale) {
   return factor <= 1.0 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
 }
@@ -24,6 +28,7 @@ std::vector<double> InverseFrequencies(const ModelConfig& config) {
   };
   const double low = std::max(std::floor(pair_of(yarn.beta_fast)), 0.0);
   double high = std::min(std::ceil(pair_of(yarn.beta_slow)), dim - 1);
+  // Without it the ramp would divide by zero.
   if (low == high) high += 0.001;
   for (int64_t i = 0; i < config.qk_rope_head_dim / 2; ++i) {
     const auto pair = static_cast<double>(i);
@@ -32,6 +37,7 @@ std::vector<double> InverseFrequencies(const ModelConfig& config) {
       frequencies.push_back(plain);
       continue;
     }
+    // 0 for pairs that turn fast and keep their frequency, 1 for those that are stretched.
     const double ramp = std::clamp((pair - low) / (high - low), 0.0, 1.0);
     frequencies.push_back(plain / yarn.factor * ramp + plain * (1.0 - ramp));
   }
@@ -52,6 +58,7 @@ RopeTable::RopeTable(const ModelConfig& config, int64_t positions)
                                      : 1.0;
   auto* cos = cos_.as<float>();
   auto* sin = sin_.as<float>();
+  // [positions, rope_dim / 2] each, position by position.
   for (int64_t p = 0; p < positions; ++p) {
     for (double frequency : frequencies) {
       const double angle = static_cast<double>(p) * frequency;
@@ -63,6 +70,7 @@ RopeTable::RopeTable(const ModelConfig& config, int64_t positions)
 
 float SoftmaxScale(const ModelConfig& config) {
   double scale = 1.0 / std::sqrt(static_cast<double>(config.qk_head_dim()));
+  // Squared, since it is on queries and on keys.
   if (config.yarn.enabled && config.yarn.mscale_all_dim != 0.0) {
     const double mscale = YarnMscale(config.yarn.factor, config.yarn.mscale_all_dim);
     scale *= mscale * mscale;

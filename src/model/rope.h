@@ -16,6 +16,7 @@ class RopeTable {
  public:
   RopeTable(const ModelConfig& config, int64_t positions);
 
+  // Valid as long as the table.
   RopeView view() const { return {cos_.as<float>(), sin_.as<float>(), rope_dim_}; }
   int64_t positions() const { return positions_; }
 

@@ -29,6 +29,7 @@ float GroupScore(GateMethod method, const float* choice, int64_t count) {
 // may be negative.
 void MaskGroups(const ModelConfig& config, float* choice) {
   const int64_t size = config.n_routed_experts / config.n_group;
+  // As config.json is checked against (model_config.cc).
   constexpr int64_t kMaxGroups = 256;
   float score[kMaxGroups];
   bool keep[kMaxGroups];
@@ -36,6 +37,7 @@ void MaskGroups(const ModelConfig& config, float* choice) {
     score[group] = GroupScore(config.topk_method, choice + group * size, size);
   }
   for (int64_t group = 0; group < config.n_group; ++group) {
+    // By rank and not by sorting: of equal groups the lower one is kept.
     int64_t better = 0;
     for (int64_t other = 0; other < config.n_group; ++other) {
       better += score[other] > score[group] || (score[other] == score[group] && other < group);
@@ -57,12 +59,14 @@ void Route(const ModelConfig& config, const float* logits, const float* bias, in
   if (config.scoring_func == Scoring::kSigmoid) {
     for (int64_t e = 0; e < count; ++e) score[e] = 1.0f / (1.0f + std::exp(-logits[e]));
   } else {
+    // Against the largest, so that exp can't overflow.
     const float top = *std::max_element(logits, logits + count);
     float sum = 0.0f;
     for (int64_t e = 0; e < count; ++e) sum += score[e] = std::exp(logits[e] - top);
     for (int64_t e = 0; e < count; ++e) score[e] /= sum;
   }
   const bool biased = config.topk_method == GateMethod::kNoAuxTc;
+  // The bias decides who is chosen, and never how much: weights come from `score`.
   for (int64_t e = 0; e < count; ++e) choice[e] = biased ? score[e] + bias[e] : score[e];
   if (config.topk_method != GateMethod::kGreedy && config.n_group > 1) MaskGroups(config, choice);
 

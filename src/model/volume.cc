@@ -1,3 +1,5 @@
+// What a step moves, predicted from the layout. Written from the definitions, apart from the code
+// that moves the bytes, so that tests can hold one against the other.
 #include "model/volume.h"
 
 #include <algorithm>
@@ -98,6 +100,7 @@ Travel ChosenTravel(const ModelConfig& config, const Places& places,
   for (size_t h = 0; h < homes.size(); ++h) {
     const int home = static_cast<int>(h);
     for (int64_t token : homes[h]) {
+      // A row travels once to each place, however many of its experts are there.
       std::set<int> elsewhere;
       for (int64_t slot = token * active; slot < (token + 1) * active; ++slot) {
         const int part = placement.PartOf(layer, choices[static_cast<size_t>(slot)], home);
@@ -168,6 +171,7 @@ double KeysAbroad(const Layout& layout, const Batch& batch, const StepSlices& sl
         }
       }
     }
+    // Every host that will read the keys, less those that compute them.
     for (const std::set<int>& hosts : computed) {
       pairs += static_cast<double>(readers.size() - hosts.size());
     }
@@ -194,6 +198,7 @@ double ChanceOfNone(const ModelConfig& config, const std::vector<bool>& experts)
   for (int64_t group = 0; group < groups; ++group) {
     const auto first = experts.begin() + group * size;
     const auto inside = static_cast<size_t>(std::count(first, first + size, true));
+    // Downwards, so that a group is counted once.
     for (size_t g = static_cast<size_t>(chosen); g > 0; --g) {
       for (size_t m = inside; m <= static_cast<size_t>(pool); ++m) {
         ways[g][m] += ways[g - 1][m - inside];
@@ -205,6 +210,7 @@ double ChanceOfNone(const ModelConfig& config, const std::vector<bool>& experts)
   for (int64_t m = 0; m <= pool; ++m) {
     const double sets = ways[static_cast<size_t>(chosen)][static_cast<size_t>(m)];
     double chance = 1;
+    // One expert after the other, without repetition: none of them among the m.
     for (int64_t k = 0; k < config.num_experts_per_tok; ++k) {
       chance *=
           static_cast<double>(std::max<int64_t>(0, pool - m - k)) / static_cast<double>(pool - k);
@@ -279,6 +285,7 @@ std::vector<Volume> PredictHostVolumes(const ModelConfig& config, const VolumeTy
       static_cast<double>(config.latent_dim() + (config.sparse() ? config.index_head_dim : 0));
   add("kv_exchange", layers * KeysAbroad(layout, batch, slices) * key * size);
 
+  // A TP group inside one host adds nothing here.
   const double of_group = std::max(1, layout.tp / layout.ranks_per_host());  // hosts
   const double all_reduce =
       2 * hidden * (of_group - 1) * 4 + (types.int8 ? of_group * (of_group - 1) * 4 : 0);
@@ -297,6 +304,7 @@ std::vector<Volume> PredictHostVolumes(const ModelConfig& config, const VolumeTy
     add("expert_combine", travel.slots * hidden * 4);
   }
 
+  // Host 0 samples: other hosts' columns have to reach it.
   const Range panels = WeightShare::Of(config, layout, 0).head_panels;  // of host 0, from 0 on
   const int64_t abroad = std::max<int64_t>(0, config.vocab_size - panels.end * kPanel);
   add("hidden_exchange", WantedRows(batch) * other_hosts * hidden * size);

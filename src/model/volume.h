@@ -20,6 +20,7 @@ struct VolumeTypes {
   bool int8 = false;          // the matrices of dense layers, o_proj and experts are int8
   bool int8_index = false;    // cached index keys are int8, with a scale each
 
+  // int8 if o_proj of the first layer is packed as int8.
   static VolumeTypes Of(const Weights& weights, const KvShape& cache);
 };
 
@@ -52,17 +53,14 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
 //   kv_exchange       latent and index key of every new token, to each other host that has ranks of
 //                     its data-parallel group and computes no key of the token itself
 //   o_proj, dense_mlp all-reduce over G hosts: 2 * hidden * (G - 1) / G values a token and host,
-//   and
-//                     the rows' G - 1 other maxima for int8
+//                     and the rows' G - 1 other maxima for int8
 //   moe_rows          residual rows, from the host that is home to them to the G - 1 others
 //   expert_dispatch   the ids of a token's experts, to every other host; its row, to every other
-//   host
-//                     (alltoall: to those that compute one of its experts)
+//                     host (alltoall: to those that compute one of its experts)
 //   expert_combine    a row of outputs for each expert computed on another host
 //   hidden_exchange   rows that want logits, to every other host
 //   logits_exchange   what other hosts hold of the head of each such row, to host 0
-// Nothing here follows from how the exchanges are made. Control (steps, signs of life) is not in
-// it.
+// Nothing here follows from how the exchanges are made. Control (steps, signs of life) is left out.
 std::vector<Volume> PredictHostVolumes(const ModelConfig& config, const VolumeTypes& types,
                                        const Layout& layout, const ExpertPlacement& placement,
                                        const Batch& batch, const StepSlices& slices,

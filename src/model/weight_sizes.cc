@@ -1,3 +1,5 @@
+// Sizes without loading: from shapes and stored types alone, by the loader's own rules, for
+// `inspect` and for planning. Padding of panels, scales and norms are left out.
 #include "model/weight_sizes.h"
 
 #include <algorithm>
@@ -21,6 +23,7 @@ class PackedTypes {
   // Bytes of an element of these matrices, which are packed together: one byte if all of them are
   // stored as int8 and the mode keeps it.
   StatusOr<int64_t> ElementBytes(const std::vector<Module>& modules) const {
+    // float32 keeps nothing as int8.
     bool int8 = mode_ == DType::kBf16;
     for (const Module& m : modules) {
       CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
@@ -119,6 +122,7 @@ StatusOr<WeightSizes> WeightSizes::Of(const Checkpoint& checkpoint, const ModelC
     CAUSEWAY_ASSIGN_OR_RETURN(const int64_t bytes, types.ElementBytes(matrices));
     out.expert_[static_cast<size_t>(layer)] = 3 * c.moe_intermediate_size * c.hidden_size * bytes;
   }
+  // By division, exact: every head, and every inner column, takes the same.
   out.head_ = heads / c.num_attention_heads;
   out.inner_ = dense / c.intermediate_size;
   return out;
@@ -133,6 +137,7 @@ WeightBytes WeightSizes::BytesOf(const WeightShare& share) const {
     const std::vector<bool>& held = share.experts[layer];
     out.experts += std::count(held.begin(), held.end(), true) * expert_[layer];
   }
+  // Whole panels: the last one may reach beyond the vocabulary.
   const Range ids = {std::min(vocab_, share.head_panels.begin * kPanel),
                      std::min(vocab_, share.head_panels.end * kPanel)};
   out.vocabulary = ids.size() * id_;

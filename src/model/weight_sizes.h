@@ -20,6 +20,7 @@ struct WeightBytes {
   int64_t total() const { return attention + dense + shared + experts + vocabulary; }
 };
 
+// What each piece of a model takes when it is packed; BytesOf adds up what a share holds.
 class WeightSizes {
  public:
   // Reads the formats of the tensors, not their values. Errors as of Weights::Load.

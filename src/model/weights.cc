@@ -1,3 +1,6 @@
+// First everything is looked up and checked, and memory taken; then tasks, in any order, read,
+// dequantise and pack into it on all threads. A checkpoint that lacks something is refused before
+// the long part begins.
 #include "model/weights.h"
 
 #include <atomic>
@@ -100,6 +103,8 @@ Status WeightLoader::Run(const LoadProgress& progress) {
   const std::string embed = "model.embed_tokens.weight";
   CAUSEWAY_ASSIGN_OR_RETURN(weights_.embedding_,
                             checkpoint().Find(embed, {config().vocab_size, config().hidden_size}));
+  // Rows of the embedding are read from the mapped file whenever a token needs them; there is no
+  // place for scales.
   if (weights_.embedding_.type == StoredType::kI8 ||
       weights_.embedding_.type == StoredType::kF8E4m3) {
     return InvalidArgument(Text(weights_.embedding_.file, ": ", embed, " is ",
@@ -118,12 +123,14 @@ Status WeightLoader::Run(const LoadProgress& progress) {
   weights_.layers_.resize(static_cast<size_t>(config().num_hidden_layers));
   for (int64_t i = 0; i < config().num_hidden_layers; ++i) CAUSEWAY_RETURN_IF_ERROR(AddLayer(i));
 
+  // Threads of its own: the ranks do not exist yet.
   ThreadTeam team(threads_);
   std::mutex mutex;  // guards first_error and the order of progress
   Status first_error;
   int64_t done = 0;
   std::atomic<bool> failed{false};
   team.ParallelFor(static_cast<int64_t>(tasks_.size()), [&](int64_t i, int) {
+    // The rest is skipped, since the result is an error whatever they do.
     if (failed.load(std::memory_order_relaxed)) return;
     const Pending& pending = tasks_[static_cast<size_t>(i)];
     const Status status = pending.task();
@@ -159,6 +166,7 @@ Status WeightLoader::AddAttention(const std::string& prefix, AttentionWeights& o
   const ModelConfig& c = config();
   const int64_t q_rows = c.num_attention_heads * c.qk_head_dim();
   const Range heads = weights_.share_.heads;
+  // Whole heads: rows of q, and columns of o.
   const Range q_part = {heads.begin * c.qk_head_dim(), heads.end * c.qk_head_dim()};
   if (c.q_lora_rank > 0) {
     CAUSEWAY_RETURN_IF_ERROR(
@@ -191,6 +199,7 @@ Status WeightLoader::AddIndexer(const std::string& prefix, IndexerWeights& out) 
       AddMatrix({{prefix + "wk", c.index_head_dim}}, c.hidden_size, false, out.wk));
   CAUSEWAY_RETURN_IF_ERROR(AddVector(prefix + "k_norm.weight", c.index_head_dim, out.norm));
   CAUSEWAY_RETURN_IF_ERROR(AddVector(prefix + "k_norm.bias", c.index_head_dim, out.bias));
+  // Both factors of the scores, 1/sqrt(heads) and 1/sqrt(dim), are put into the weights.
   const double factor = 1.0 / std::sqrt(static_cast<double>(c.index_n_heads * c.index_head_dim));
   return AddExact(prefix + "weights_proj", c.index_n_heads, c.hidden_size,
                   static_cast<float>(factor), out.weights_proj);
@@ -237,6 +246,7 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
 
 Status WeightLoader::AddMlp(const std::string& prefix, int64_t inner, Range part, bool row_parallel,
                             bool floating, MlpWeights& out) {
+  // One product makes both: gate and up have the same input.
   CAUSEWAY_RETURN_IF_ERROR(
       AddMatrix({{prefix + "gate_proj", inner, part}, {prefix + "up_proj", inner, part}},
                 config().hidden_size, floating, out.gate_up));
@@ -269,6 +279,7 @@ Status WeightLoader::AddMoe(const std::string& prefix, const std::vector<bool>& 
   out.input_type = out.down_type = int8_in && int8_down ? DType::kI8 : weights_.mode_;
   out.experts.resize(static_cast<size_t>(c.n_routed_experts));
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
+    // An expert that this host lacks stays empty; nobody may ask for it.
     if (!held[static_cast<size_t>(e)]) continue;
     CAUSEWAY_RETURN_IF_ERROR(AddMlp(Text(prefix, "experts.", e, "."), inner, {0, inner}, false,
                                     !(int8_in && int8_down), out.experts[static_cast<size_t>(e)]));

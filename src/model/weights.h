@@ -44,6 +44,7 @@ struct IndexerWeights {
   std::vector<float> bias;  // [index_head_dim]
 };
 
+// Matrices are [outputs, inputs]; those cut over an attention TP group hold the host's part only.
 struct AttentionWeights {
   Weight q_a;                   // [q_lora_rank, hidden]; empty if q_lora_rank is 0
   std::vector<float> q_a_norm;  // [q_lora_rank]
@@ -91,6 +92,7 @@ class Weights {
   // `threads` threads. `mode` kF32 dequantises everything exactly; kBf16 rounds floating-point and
   // fp8 matrices to bf16 and keeps int8 matrices int8 (all but kv_b_proj, whose two forms must
   // agree). Errors name the tensor, the file, and expected against found.
+  // Returns the first error; what has been loaded is then dropped.
   static StatusOr<std::unique_ptr<Weights>> Load(std::unique_ptr<Checkpoint> checkpoint,
                                                  const ModelConfig& config, DType mode,
                                                  const WeightShare& share, int threads,

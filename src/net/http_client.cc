@@ -1,3 +1,5 @@
+// The body of an answer is read in pieces: body_ says how it ends, left_ how much of it, or of the
+// chunk, is still to come. input_ holds what has been received and not yet handed out.
 #include "net/http_client.h"
 
 #include <fcntl.h>
@@ -45,9 +47,11 @@ StatusOr<HttpClient> HttpClient::Connect(const std::string& host, int port, Dead
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
+  // The one wait without a deadline: resolving takes as long as the system's resolver lets it.
   const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
   if (error != 0) return Unavailable(Text("can't find ", host, ": ", gai_strerror(error)));
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owned(found, &freeaddrinfo);
+  // Only the first address is tried.
   HttpClient client(
       socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, found->ai_protocol));
   if (client.socket_ < 0) return Failed("socket");
@@ -56,6 +60,7 @@ StatusOr<HttpClient> HttpClient::Connect(const std::string& host, int port, Dead
   if (connect(client.socket_, found->ai_addr, found->ai_addrlen) != 0) {
     if (errno != EINPROGRESS) return Failed("connect");
     CAUSEWAY_RETURN_IF_ERROR(client.WaitFor(POLLOUT, deadline));
+    // A refused connection counts as writable too: the outcome has to be asked for.
     int outcome = 0;
     socklen_t size = sizeof(outcome);
     getsockopt(client.socket_, SOL_SOCKET, SO_ERROR, &outcome, &size);
@@ -93,9 +98,11 @@ void HttpClient::ShutdownSend() { shutdown(socket_, SHUT_WR); }
 Status HttpClient::WaitFor(short events, Deadline deadline) const {
   if (socket_ < 0) return Unavailable("the connection is closed");
   for (;;) {
+    // + 1: RemainingMs rounds down, and waits of 0 ms would spin through the last millisecond.
     const int wait_ms = static_cast<int>(std::min<int64_t>(deadline.RemainingMs() + 1, INT_MAX));
     pollfd entry{.fd = socket_, .events = events, .revents = 0};
     const int ready = poll(&entry, 1, wait_ms);
+    // Ready, or broken: the next call on the socket says which.
     if (ready > 0) return Status();
     if (ready < 0 && errno != EINTR) return Failed("poll");
     if (deadline.Passed()) return DeadlineExceeded("the server did not answer in time");
@@ -105,6 +112,7 @@ Status HttpClient::WaitFor(short events, Deadline deadline) const {
 Status HttpClient::SendBytes(std::string_view bytes, Deadline deadline) {
   while (!bytes.empty()) {
     CAUSEWAY_RETURN_IF_ERROR(WaitFor(POLLOUT, deadline));
+    // MSG_NOSIGNAL: a closed peer is an error to return, not a SIGPIPE that ends the process.
     const ssize_t count = send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (count < 0) {
       if (errno == EINTR || errno == EAGAIN) continue;
@@ -159,7 +167,10 @@ StatusOr<HttpReply> HttpClient::ReadHead(Deadline deadline, bool head_request) {
       reply.headers.push_back(
           {field.substr(0, colon), std::string(Trim(std::string_view(field).substr(colon + 1)))});
     }
+    // An interim answer has no body; the one that counts follows.
     if (reply.status == 100) continue;
+    // How the body ends, in the order of RFC 9112, section 6.3: by status or method there is none;
+    // chunked counts before Content-Length; without either, the server's close ends it.
     left_ = 0;
     const std::string* length = FindHeader(reply.headers, "Content-Length");
     const std::string* coding = FindHeader(reply.headers, "Transfer-Encoding");
@@ -183,6 +194,7 @@ StatusOr<HttpReply> HttpClient::ReadHead(Deadline deadline, bool head_request) {
 }
 
 StatusOr<std::string> HttpClient::ReadBody(Deadline deadline) {
+  // At the beginning of a chunk, whose size comes first.
   if (body_ == Body::kChunked && left_ == 0) {
     CAUSEWAY_ASSIGN_OR_RETURN(const std::string size, ReadLine(deadline));
     if (!ParseInteger(std::string_view(size).substr(0, size.find(';')), 16, left_)) {
@@ -198,6 +210,7 @@ StatusOr<std::string> HttpClient::ReadBody(Deadline deadline) {
   if (body_ == Body::kNone || (body_ == Body::kLength && left_ == 0)) return std::string();
   if (input_.empty()) {
     const Status status = Fill(deadline);
+    // Without a length the server's close is the proper end.
     if (!status.ok()) {
       const bool ended = body_ == Body::kUntilClose && status.code() == StatusCode::kUnavailable;
       if (!ended) return status;
@@ -209,6 +222,7 @@ StatusOr<std::string> HttpClient::ReadBody(Deadline deadline) {
   std::string piece = input_.substr(0, count);
   input_.erase(0, count);
   if (body_ != Body::kUntilClose) left_ -= count;
+  // Each chunk is followed by a line break that is not part of it.
   if (body_ == Body::kChunked && left_ == 0) {
     CAUSEWAY_ASSIGN_OR_RETURN(const std::string line_break, ReadLine(deadline));
     if (!line_break.empty()) return InvalidArgument("a chunk is longer than its size");

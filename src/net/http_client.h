@@ -21,6 +21,7 @@ struct HttpReply {
 // kInvalidArgument for an answer that is not HTTP.
 class HttpClient {
  public:
+  // Resolves the name, which may take longer than the deadline, and tries its first address.
   static StatusOr<HttpClient> Connect(const std::string& host, int port, Deadline deadline);
   HttpClient(HttpClient&& other) noexcept;
   HttpClient& operator=(HttpClient&& other) noexcept;
@@ -51,6 +52,7 @@ class HttpClient {
   // The next line, without its line break.
   StatusOr<std::string> ReadLine(Deadline deadline);
 
+  // How the body of the present answer ends.
   enum class Body { kNone, kLength, kChunked, kUntilClose };
 
   int socket_ = -1;

@@ -62,6 +62,7 @@ void HttpConnection::Spawn(asio::awaitable<void> loop) {
 
 asio::awaitable<void> HttpConnection::ReadLoop() {
   while (state_ != State::kClosed) {
+    // Enough is read ahead: a client that sends and does not read must not fill the memory.
     if (state_ != State::kLingering && input_.size() >= kMaxAheadBytes &&
         (state_ == State::kExchange || queued_bytes_ > core_.options().max_queued_bytes)) {
       error_code ignored;
@@ -91,6 +92,7 @@ void HttpConnection::ProcessInput() {
   const ScopedFlag processing(processing_);
   while (state_ == State::kReading && input_.size() > 0 &&
          queued_bytes_ <= core_.options().max_queued_bytes) {
+    // The first byte of a request: the time for it to arrive runs from here.
     if (!parser_) {
       parser_.emplace();
       parser_->header_limit(static_cast<uint32_t>(core_.options().max_header_bytes));
@@ -112,6 +114,7 @@ void HttpConnection::ProcessInput() {
       break;
     }
   }
+  // What a client still sends after the last answer is thrown away.
   if (state_ == State::kLingering) input_.consume(input_.size());
 }
 
@@ -134,6 +137,7 @@ bool HttpConnection::AcceptHeader() {
   client_keep_alive_ = request.keep_alive();
   const std::string method = Copy(request.method_string());
   head_only_ = method == "HEAD";
+  // RFC 9112, section 3.2: no Host, or two of them, must be answered with 400.
   if (version_11_ && request.count(http::field::host) != 1) {
     Refuse(400, Text("an HTTP/1.1 request needs one Host header, found ",
                      request.count(http::field::host)));
@@ -214,6 +218,7 @@ void HttpConnection::Begin(const HttpResponse& head) {
 }
 
 void HttpConnection::Write(std::string data) {
+  // Also the body of a HEAD request's answer ends here: handlers need not know the difference.
   if (!begun_ || head_only_ || data.empty()) return;
   if (queued_bytes_ + data.size() > core_.options().max_queued_bytes) {
     Close();  // the client reads too slowly
@@ -247,6 +252,7 @@ void HttpConnection::FinishExchange() {
   }
   state_ = State::kReading;
   read_deadline_ = AfterMs(core_.options().idle_timeout_ms);
+  // Requests that were read ahead come first; then the read loop may go on.
   ProcessInput();
   resume_.cancel();
 }
@@ -277,6 +283,7 @@ void HttpConnection::Queue(std::string bytes) {
 
 asio::awaitable<void> HttpConnection::WriteLoop() {
   while (!output_.empty() && state_ != State::kClosed) {
+    // Small pieces that wait together go out with one system call; the time-out is for one batch.
     std::vector<std::string> batch;
     size_t bytes = 0;
     while (!output_.empty() && bytes < kWriteBytes) {
@@ -333,6 +340,7 @@ void HttpConnection::Close() {
 }
 
 void HttpConnection::CloseWhenIdle() {
+  // A request that has begun to arrive is still answered, with Connection: close.
   if (state_ == State::kReading && !parser_ && !writing_) Close();
 }
 

@@ -62,7 +62,9 @@ class HttpConnection {
  private:
   enum class State { kReading, kExchange, kLingering, kClosed };
 
+  // Runs until the connection ends; waits on resume_ where enough has been read ahead.
   boost::asio::awaitable<void> ReadLoop();
+  // Runs until output_ is empty; Queue starts it again.
   boost::asio::awaitable<void> WriteLoop();
   void Spawn(boost::asio::awaitable<void> loop);
 
@@ -70,13 +72,17 @@ class HttpConnection {
   void ProcessInput();
   // One request's header is there: false if it has been refused.
   bool AcceptHeader();
+  // The whole request is there: begins an exchange and calls the handler.
   void Dispatch();
   void Refuse(int status, const std::string& message, std::vector<HttpHeader> headers = {});
   void RefuseParse(const boost::system::error_code& error);
 
+  // Whether another request may follow the answer under way.
   bool KeepAlive() const;
+  // Appends to the output and starts WriteLoop if it does not run.
   void Queue(std::string bytes);
   void QueueResponse(const HttpResponse& response, bool with_body);
+  // The answer is complete: reads the next request, or lets the connection end.
   void FinishExchange();
   // No more requests: flush, then wait for the client to close.
   void Linger();
@@ -132,13 +138,16 @@ class HttpCore {
   boost::asio::io_context& io() { return io_; }
   bool draining() const { return draining_; }  // answers end their connections
   HttpResponse RenderError(int status, const std::string& message) const;
+  // A number for an exchange that begins; none is used twice.
   uint64_t AddExchange(HttpConnection* connection);
   void RemoveExchange(uint64_t exchange) { exchanges_.erase(exchange); }
   HttpConnection* Find(uint64_t exchange) const;  // null: its connection has ended
   void Remove(HttpConnection* connection);
 
  private:
+  // Until the acceptor is closed.
   boost::asio::awaitable<void> AcceptLoop();
+  // Checks the connections' deadlines until the server stops and none is left.
   boost::asio::awaitable<void> SweepLoop();
   void Accept(boost::asio::ip::tcp::socket socket);
   void Drain();

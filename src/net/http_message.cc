@@ -1,3 +1,4 @@
+// Functions of their arguments only, but for the clock of the Date header.
 #include "net/http_message.h"
 
 #include <strings.h>
@@ -18,6 +19,7 @@ int HexDigit(char c) {
   return -1;
 }
 
+// Nothing if a %XX is broken, or is %00, at which C strings would end.
 std::optional<std::string> PercentDecode(std::string_view text) {
   std::string out;
   out.reserve(text.size());
@@ -110,12 +112,14 @@ const char* StatusText(int status) {
 }
 
 std::optional<HttpTarget> ParseTarget(std::string_view target) {
+  // The absolute form is for proxies, but every server must take it (RFC 9112, section 3.2.2).
   if (target.starts_with("http://") || target.starts_with("https://")) {
     const size_t host = target.find("//") + 2;
     const size_t slash = target.find_first_of("/?", host);
     target = slash == std::string_view::npos ? "/" : target.substr(slash);
   }
   if (!target.starts_with('/')) return std::nullopt;
+  // A fragment is the client's own business; some send it anyway.
   target = target.substr(0, target.find('#'));
   const size_t question = target.find('?');
   std::optional<std::string> path = PercentDecode(target.substr(0, question));
@@ -131,6 +135,7 @@ std::string FormatHead(const HttpResponse& response, BodyFraming framing, size_t
   std::string out = Text("HTTP/1.1 ", response.status, " ", StatusText(response.status), "\r\n");
   AddHeader(out, "Date", HttpDate());
   if (!response.content_type.empty()) AddHeader(out, "Content-Type", response.content_type);
+  // kUntilClose needs no header of its own beside Connection: close.
   if (framing == BodyFraming::kLength) AddHeader(out, "Content-Length", Text(length));
   if (framing == BodyFraming::kChunked) AddHeader(out, "Transfer-Encoding", "chunked");
   AddHeader(out, "Connection", keep_alive ? "keep-alive" : "close");
@@ -140,6 +145,7 @@ std::string FormatHead(const HttpResponse& response, BodyFraming framing, size_t
 }
 
 std::string FormatChunk(std::string_view data) {
+  // Room for the digits of any size_t in base 16.
   char size[16];
   const auto end = std::to_chars(size, size + sizeof(size), data.size(), 16).ptr;
   std::string out;

@@ -1,12 +1,16 @@
+// Exact paths are looked at first, then prefixes. The methods of all routes of the path are
+// gathered on the way: a 405 has to name them.
 #include "net/http_route.h"
 
 namespace causeway {
 namespace {
 
+// As in "/v1/models/*".
 bool IsPrefix(const HttpRoute& route) { return route.path.ends_with("/*"); }
 
 bool Covers(const HttpRoute& route, std::string_view path) {
   if (!IsPrefix(route)) return route.path == path;
+  // Without the '*', which stands for at least one character.
   const std::string_view prefix = std::string_view(route.path).substr(0, route.path.size() - 1);
   return path.size() > prefix.size() && path.starts_with(prefix);
 }

@@ -1,3 +1,6 @@
+// The io thread: it accepts, runs the connections' coroutines and what other threads post to it,
+// and nobody else touches a connection. Other threads hold an HttpResponder or the HttpServer,
+// whose calls become tasks; only Stop() waits.
 #include <algorithm>
 #include <cstdio>
 
@@ -33,6 +36,7 @@ void IoExecutor::Run(std::function<void()> task) const {
 }
 
 void IoExecutor::Mailbox::Post(std::function<void()> task) {
+  // Under the lock: once Close() has returned nobody is inside, and the io_context may go.
   const std::lock_guard lock(mutex_);
   if (io_ != nullptr) asio::post(*io_, std::move(task));
 }
@@ -60,6 +64,7 @@ HttpResponder& HttpResponder::operator=(HttpResponder&& other) noexcept {
 }
 
 void HttpResponder::Send(HttpResponse response) {
+  // The duty is done: Abandon, from the destructor, finds nothing to do.
   HttpCore* core = std::exchange(core_, nullptr);
   if (core == nullptr) return;
   executor_.Run([core, id = exchange_, response = std::move(response)]() mutable {
@@ -103,6 +108,7 @@ void HttpResponder::OnClose(std::function<void()> gone) {
     if (HttpConnection* connection = core->Find(id)) {
       connection->OnClose(std::move(gone));
     } else {
+      // The connection has ended already: said by a task, as for one that ends later.
       asio::post(core->io(), std::move(gone));
     }
   });
@@ -112,6 +118,7 @@ HttpCore::HttpCore(const HttpServerOptions& options, std::vector<HttpRoute> rout
     : options_(options), routes_(std::move(routes)) {}
 
 HttpCore::~HttpCore() {
+  // Joins the thread: nothing runs any more when the members go.
   if (thread_.joinable()) Stop(Deadline::AfterMs(0));
   mailbox_->Close();
 }
@@ -129,8 +136,10 @@ Status HttpCore::Listen() {
   const auto found = resolver.resolve(options_.host, std::to_string(options_.port),
                                       tcp::resolver::passive | tcp::resolver::numeric_service, ec);
   if (ec) return failed(ec);
+  // Only the first address of a name is listened at.
   const tcp::endpoint endpoint = found.begin()->endpoint();
   acceptor_.open(endpoint.protocol(), ec);
+  // A restarted server must not wait until the old one's connections have timed out.
   if (!ec) acceptor_.set_option(tcp::acceptor::reuse_address(true), ec);
   if (!ec) acceptor_.bind(endpoint, ec);
   if (!ec) acceptor_.listen(asio::socket_base::max_listen_connections, ec);
@@ -172,6 +181,8 @@ asio::awaitable<void> HttpCore::AcceptLoop() {
 }
 
 void HttpCore::Accept(tcp::socket socket) {
+  // Somewhat beyond the limit, connections are taken to tell them 503; past that the socket is
+  // closed here without a word.
   if (connections_.size() >= options_.max_connections + kRefusedConnections) return;
   const bool full = connections_.size() >= options_.max_connections;
   error_code ec;
@@ -192,6 +203,7 @@ asio::awaitable<void> HttpCore::SweepLoop() {
       std::min({options_.idle_timeout_ms, options_.read_timeout_ms, options_.write_timeout_ms});
   const std::chrono::milliseconds interval(
       std::clamp<int64_t>(shortest / 4, int64_t{10}, int64_t{500}));
+  // Until the last connection has ended: nobody else checks deadlines.
   while (!(stopping_ && connections_.empty())) {
     error_code ignored;
     sweep_.expires_after(interval);
@@ -218,6 +230,7 @@ HttpConnection* HttpCore::Find(uint64_t exchange) const {
 
 void HttpCore::Remove(HttpConnection* connection) {
   connections_.erase(connection);
+  // The loop would sleep out its interval before io_.run() could return.
   if (stopping_ && connections_.empty()) sweep_.cancel();
 }
 
@@ -225,6 +238,8 @@ void HttpCore::Drain() {
   draining_ = true;
   error_code ignored;
   acceptor_.close(ignored);
+  // Only closes sockets. Connections leave the map later, when their loops have ended, so that it
+  // does not change under this loop.
   for (const auto& [connection, owned] : connections_) connection->CloseWhenIdle();
 }
 
@@ -240,6 +255,7 @@ bool HttpCore::Stop(Deadline deadline) {
     if (connections_.empty()) sweep_.cancel();
   });
   const bool in_time = has_ended_.wait_until(deadline.at()) == std::future_status::ready;
+  // With their sockets closed the loops end by themselves, and with them io_.run().
   if (!in_time) {
     executor_.Post([this] {
       for (const auto& [connection, owned] : connections_) connection->Close();
@@ -254,6 +270,7 @@ StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(const HttpServerOptions
   std::unique_ptr<HttpServer> server(new HttpServer);
   server->core_ = std::make_unique<HttpCore>(options, std::move(routes));
   CAUSEWAY_RETURN_IF_ERROR(server->core_->Listen());
+  // In this order: once the thread runs, the acceptor is its own.
   server->port_ = server->core_->port();
   server->url_ = "http://" + HostAndPort(options.host, server->port_);
   server->core_->StartThread();

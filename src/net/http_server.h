@@ -41,15 +41,18 @@ class HttpCore;
 // or cuts the connection if part of the answer has been sent.
 class HttpResponder {
  public:
+  // Made by the server, one for each request; `exchange` is the request's number there.
   HttpResponder(HttpCore* core, IoExecutor executor, uint64_t exchange)
       : core_(core), executor_(std::move(executor)), exchange_(exchange) {}
   HttpResponder(HttpResponder&& other) noexcept;
   HttpResponder& operator=(HttpResponder&& other) noexcept;
   ~HttpResponder() { Abandon(); }
 
+  // The whole answer, with its Content-Length.
   void Send(HttpResponse response);
   // The body of `head` is ignored.
   void Begin(HttpResponse head);
+  // Some more of the body. A client that leaves max_queued_bytes unread is cut off.
   void Write(std::string data);
   void End();
   // `gone` runs at most once, as a task of the io thread, when the connection ends (client gone,

@@ -1,3 +1,5 @@
+// Every call tries first and waits in poll(2) only where there is nothing to do, so that each wait
+// knows its deadline. The exception is getaddrinfo, which has none.
 #include "net/socket.h"
 
 #include <arpa/inet.h>
@@ -56,6 +58,7 @@ std::string NumericHost(const sockaddr* address, socklen_t bytes) {
 Status WaitFor(int fd, short events, Deadline deadline) {
   for (;;) {
     pollfd entry{fd, events, 0};
+    // In pieces, since poll counts milliseconds in an int.
     const int64_t ms = std::min(deadline.RemainingMs(), kLongestPollMs);
     const int ready = poll(&entry, 1, static_cast<int>(ms));
     if (ready > 0) return Status();
@@ -72,6 +75,7 @@ Socket TryConnect(const addrinfo& address, Deadline deadline, int& error) {
     error = errno;
   }
   if (error != EINPROGRESS) return socket;
+  // What is reported if the wait ends without an answer.
   error = ETIMEDOUT;
   const Deadline soon = Deadline::AfterMs(std::min(deadline.RemainingMs(), kConnectMs));
   if (!WaitFor(socket.fd(), POLLOUT, soon).ok()) return socket;
@@ -145,6 +149,7 @@ StatusOr<Socket> ListenAt(const std::string& address) {
   int error = 0;
   for (const addrinfo* each = list.get(); each != nullptr; each = each->ai_next) {
     Socket socket(::socket(each->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    // SO_REUSEADDR: a restart must not wait until the old server's connections have timed out.
     const int on = 1;
     if (socket.fd() >= 0 &&
         setsockopt(socket.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
@@ -169,6 +174,7 @@ int PortOf(const Socket& listening) {
 StatusOr<Socket> ConnectTo(const std::string& address, Deadline deadline) {
   CAUSEWAY_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(address));
   CAUSEWAY_ASSIGN_OR_RETURN(const AddressList list, Resolve(at, /*to_listen=*/false));
+  // All addresses of the name in turn, then a pause, then all again.
   for (;;) {
     int error = 0;
     for (const addrinfo* each = list.get(); each != nullptr; each = each->ai_next) {
@@ -209,6 +215,7 @@ StatusOr<std::string> AddressOfInterface(const std::string& name_or_address) {
   const std::unique_ptr<ifaddrs, FreeAddresses> list(first);
   std::string found;
   bool found_is_ipv4 = false;
+  // All names are gathered on the way, for the message.
   std::string all;
   for (const ifaddrs* each = first; each != nullptr; each = each->ifa_next) {
     const int family = each->ifa_addr == nullptr ? AF_UNSPEC : each->ifa_addr->sa_family;

@@ -45,6 +45,7 @@ class Socket {
 
 // Listens at "HOST:PORT"; port 0 takes any free one. The socket does not block.
 StatusOr<Socket> ListenAt(const std::string& address);
+// The port that a listening socket has; of use after port 0.
 int PortOf(const Socket& listening);
 
 // Connects to "HOST:PORT", again and again while nobody listens there, until the deadline.

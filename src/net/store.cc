@@ -1,3 +1,5 @@
+// A call is one request and one answer. After an exchange that broke off, the next bytes could be
+// the rest of an older answer: broken_ then refuses all further calls.
 #include "net/store.h"
 
 #include "base/check.h"
@@ -40,6 +42,7 @@ StatusOr<std::string> StoreClient::Ask(const std::string& request, Deadline dead
       socket_.Send(frame.data(), static_cast<int64_t>(frame.size()), deadline));
   uint32_t length = 0;
   CAUSEWAY_RETURN_IF_ERROR(socket_.Receive(&length, sizeof length, deadline));
+  // Anything may listen there: its first bytes need not be a length.
   if (length < 1 || length > kLargestAnswer) {
     return Unavailable("what listens there is not a Causeway store");
   }
@@ -47,6 +50,7 @@ StatusOr<std::string> StoreClient::Ask(const std::string& request, Deadline dead
   CAUSEWAY_RETURN_IF_ERROR(socket_.Receive(answer.data(), length, deadline));
   const auto kind = static_cast<StoreAnswer>(answer[0]);
   answer.erase(0, 1);
+  // broken_ stays: the server ends the connection after this answer.
   if (kind == StoreAnswer::kRefused) return InvalidArgument(answer);
   broken_ = false;
   if (kind == StoreAnswer::kNotThere) return DeadlineExceeded(answer);
@@ -59,6 +63,8 @@ Status StoreClient::Set(const std::string& key, const std::string& value, Deadli
 }
 
 StatusOr<std::string> StoreClient::Get(const std::string& key, Deadline deadline) {
+  // The server waits, and says at the deadline that the key never came; the client gives that
+  // answer a little more time to arrive.
   const int64_t wait_ms = deadline.RemainingMs();
   std::string request = Request('G', key);
   AppendNumber(request, wait_ms);

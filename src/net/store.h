@@ -61,6 +61,7 @@ class StoreClient {
                                                         const std::string& token,
                                                         Deadline deadline);
 
+  // Sets or replaces a value; kInvalidArgument over a limit of the server.
   Status Set(const std::string& key, const std::string& value, Deadline deadline);
   // Waits until the key is there; kDeadlineExceeded where it never came.
   StatusOr<std::string> Get(const std::string& key, Deadline deadline);

@@ -1,3 +1,5 @@
+// One thread serves all clients with poll(2), so that nothing here needs a lock. What travels is
+// described in store_wire.h.
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -55,6 +57,8 @@ class StoreServer::Loop {
       polled_.push_back({wake_fd_, POLLIN, 0});
       polled_.push_back({accepting ? listener_.fd() : -1, POLLIN, 0});
       int64_t sleep_ms = accepting ? kLongestWaitMs : kPauseMs;
+      // Asks poll for what the connection's state allows: to write while an answer is unsent, else
+      // to read unless it waits for a key; always for the end of the other side.
       for (const Connection& each : connections_) {
         short events = POLLRDHUP;
         if (!each.out.empty()) {
@@ -63,12 +67,17 @@ class StoreServer::Loop {
           events |= POLLIN;
         }
         polled_.push_back({each.socket.fd(), events, 0});
+        // + 1: RemainingMs rounds down, and a sleep of 0 ms would spin through the last
+        // millisecond.
         if (each.Timed()) sleep_ms = std::min(sleep_ms, each.until.RemainingMs() + 1);
       }
       if (poll(polled_.data(), polled_.size(), static_cast<int>(sleep_ms)) < 0 && errno != EINTR) {
         return;  // no memory: the clients see their connections end
       }
+      // The owner's destructor has written to it.
       if (polled_[0].revents != 0) return;
+      // `index` follows the connections that poll has seen; those it has not are accepted after the
+      // loop.
       size_t index = 2;
       for (auto each = connections_.begin(); each != connections_.end(); ++index) {
         const bool stays = Serve(*each, polled_[index].revents);
@@ -148,9 +157,11 @@ class StoreServer::Loop {
       uint32_t length = 0;
       std::string_view rest = each.in;
       if (!TakeNumber(rest, length)) return;
+      // 16 covers the operation, the length of the key and one number.
       const int64_t largest = each.joined
                                   ? 16 + limits_.key_bytes + limits_.value_bytes
                                   : static_cast<int64_t>(kStoreHello.size()) + kStoreTokenBytes;
+      // By the length alone: nobody makes the server collect a message that it would then refuse.
       if (length > largest) {
         TurnAway(each, Text("found a message of ", length, " bytes; expected at most ", largest));
         return;
@@ -209,6 +220,7 @@ class StoreServer::Loop {
         return;
       case 'A': {
         if (!TakeNumber(body, number)) return wrong("found a request that is too short");
+        // A counter is stored as its digits, so that Get can read it.
         int64_t sum = 0;
         if (entry != entries_.end()) {
           const char* const end = entry->second.data() + entry->second.size();

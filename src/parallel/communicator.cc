@@ -1,3 +1,5 @@
+// What every communicator owes its callers, checked once for all backends: the order of arrive and
+// wait, sizes, the deadline, and the count of what was sent.
 #include "parallel/communicator.h"
 
 #include <algorithm>
@@ -14,6 +16,7 @@ std::string NameOf(CollectiveName name) {
 }
 
 void Communicator::Arrive(CollectiveName name) {
+  // Bugs of the caller, whatever the backend is, so CHECK.
   CHECK(!arrived_, "rank ", rank_, " arrives twice at ", name.operation);
   arrived_ = true;
   DoArrive(name);
@@ -40,12 +43,14 @@ void Communicator::Exchange(CollectiveName name, std::span<const Outgoing> to,
     CHECK(to[peer].bytes >= 0 && from[peer].bytes >= 0, name.operation);
     if (peer != own) sent += to[peer].bytes;
   }
+  // A linear search: a step has a dozen operations.
   auto traffic = std::find_if(traffic_.begin(), traffic_.end(), [&](const Traffic& each) {
     return each.operation == name.operation;
   });
   if (traffic == traffic_.end()) traffic = traffic_.insert(traffic_.end(), {name.operation});
   ++traffic->calls;
   traffic->bytes += sent;
+  // A piece for oneself never reaches the backend. Memory may overlap.
   if (to[own].bytes > 0) {
     std::memmove(from[own].data, to[own].data, static_cast<size_t>(to[own].bytes));
   }

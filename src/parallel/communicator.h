@@ -67,6 +67,7 @@ class Communicator {
   void Exchange(CollectiveName name, std::span<const Outgoing> to, std::span<const Incoming> from);
 
   // By operation, in the order of their first exchange.
+  // Since the last ClearTraffic, of this rank alone.
   const std::vector<Traffic>& traffic() const { return traffic_; }
   void ClearTraffic() { traffic_.clear(); }
 
@@ -79,6 +80,7 @@ class Communicator {
       : rank_(rank), size_(size), timeout_ms_(timeout_ms) {}
 
  private:
+  // Called by the methods above, after their checks. `deadline`: timeout_ms from the call.
   virtual void DoArrive(CollectiveName name) = 0;
   virtual void DoWait(CollectiveName name, Deadline deadline) = 0;
   // The entries at rank() are done with already.

@@ -1,3 +1,4 @@
+// A fault is in force from a given collective on: thrown before it, delayed, or never arrived at.
 #include "parallel/fault_communicator.h"
 
 #include <chrono>
@@ -25,11 +26,13 @@ bool FaultCommunicator::Begin(CollectiveName name) {
 
 void FaultCommunicator::Hang(CollectiveName name, Deadline deadline) {
   std::unique_lock lock(mutex_);
+  // Also without an abort it ends at the deadline: a fault must not hang a test.
   wake_.wait_until(lock, deadline.at(), [this] { return aborted_; });
   throw StepFailed(Text("rank ", rank(), ": injected fault: never arrived in ", NameOf(name)));
 }
 
 void FaultCommunicator::DoArrive(CollectiveName name) {
+  // A rank that never arrives fails in Wait, where the deadline is.
   if (Begin(name)) inner_->Arrive(name);
 }
 

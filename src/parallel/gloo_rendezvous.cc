@@ -1,3 +1,6 @@
+// How processes that know one address become a mesh: rank 0 serves a store there; everybody says in
+// it who they are and what they were started with, compares that with the others, and then
+// exchanges the addresses of its sockets.
 #include "parallel/gloo_rendezvous.h"
 
 #include <gloo/transport/tcp/device.h>
@@ -57,6 +60,7 @@ class Rendezvous {
   }
 
  private:
+  // Every error says which host of how many has it, and where they were to meet.
   Status Name(const Status& status) const {
     if (status.ok()) return status;
     return Status(status.code(),
@@ -74,6 +78,7 @@ class Rendezvous {
   // is found before, while nobody waits for it.
   Status Join() {
     CAUSEWAY_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(options_.init_addr));
+    // Others could not connect to "any address".
     if (at.port == 0 || at.host == "0.0.0.0" || at.host == "::") {
       return InvalidArgument(
           Text("expected an address and port of ", options_.noun, " 0 as the others reach it"));
@@ -116,12 +121,14 @@ class Rendezvous {
       if (!text.ok()) return StoreError(text.status(), Text(options_.noun, " ", peer));
       const Hello hello = Hello::Parse(*text);
       CAUSEWAY_RETURN_IF_ERROR(Compare(peer, hello));
+      // Rank 0's nonce names the session for all.
       if (peer == 0) mesh_.session = hello.nonce;
     }
     return Status();
   }
 
   Status Compare(int peer, const Hello& hello) const {
+    // The key is overwritten by whoever comes last with the same number.
     if (peer == options_.rank && hello.nonce != own_.nonce) {
       return InvalidArgument(
           Text("another process joined as ", options_.noun, " ", peer, " after this one"));
@@ -130,6 +137,7 @@ class Rendezvous {
       return InvalidArgument(Text(options_.noun, " ", peer, " was started with ", what, " ", theirs,
                                   ", this ", options_.noun, " with ", mine, "; expected the same"));
     };
+    // In this order: another version may mean other flags by the same words.
     if (hello.version != own_.version) return differ("Causeway", hello.version, own_.version);
     if (hello.size != own_.size) return differ("a number of hosts of", hello.size, own_.size);
     if (hello.config != own_.config) return differ("flags or model", hello.config, own_.config);
@@ -140,6 +148,7 @@ class Rendezvous {
   Status Missing(int first) {
     std::string missing = Text(first);
     for (int peer = first + 1; peer < options_.size; ++peer) {
+      // Without waiting: the time is up, and the store knows who has come.
       if (!store_->Get(HelloKey(peer), Deadline::AfterMs(0)).ok()) missing += Text(", ", peer);
     }
     return DeadlineExceeded(
@@ -190,6 +199,7 @@ class Rendezvous {
     const auto addresses = store_->Get(AddressKey(peer), deadline_);
     if (!addresses.ok())
       return StoreError(addresses.status(), Text("the address of ", options_.noun, " ", peer));
+    // Each rank's text holds one address for each peer; ours is at our place in it.
     const size_t bytes = addresses->size() / static_cast<size_t>(options_.size);
     const auto mine = addresses->begin() + static_cast<int64_t>(bytes) * options_.rank;
     try {

@@ -25,6 +25,7 @@ struct GlooMesh {
   uint64_t session = 0;
 };
 
+// All ranks of the mesh or an error that names --dist-init-addr and who is missing or differs.
 StatusOr<GlooMesh> ConnectGlooMesh(const GlooOptions& options, Deadline deadline);
 
 // What Gloo says, without the file and line of its source.

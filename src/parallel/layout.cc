@@ -1,3 +1,6 @@
+// What can be wrong with a layout whatever the model (CheckLayout in model/weights.h knows the
+// rest) is found here, before anything is loaded, and the message gives the nearest legal value of
+// the flag to change.
 #include "parallel/layout.h"
 
 #include <algorithm>
@@ -41,6 +44,7 @@ Status CheckTensorParallel(int world, int cp, int dp) {
   };
   if (fits(world)) return Status();
   std::vector<int> legal;
+  // What --tp could be instead, with the same --cp-size and --dp-size.
   for (int64_t tp = 1; tp <= kMostTp && groups * tp <= kMost; tp *= 2) {
     legal.push_back(static_cast<int>(groups * tp));
   }
@@ -134,6 +138,7 @@ StatusOr<Layout> Layout::Make(const LayoutFlags& flags) {
     return InvalidArgument(Text("--cp-size ", flags.cp, " x --dp-size ", flags.dp, " means ",
                                 groups, " ranks; at most ", kMost));
   }
+  // 0 means as many as cp and dp ask for.
   const int world = flags.world == 0 ? static_cast<int>(groups) : flags.world;
   CAUSEWAY_RETURN_IF_ERROR(CheckTensorParallel(world, flags.cp, flags.dp));
   Layout layout;
@@ -145,6 +150,7 @@ StatusOr<Layout> Layout::Make(const LayoutFlags& flags) {
   layout.partition = flags.partition;
   layout.moe_a2a = flags.moe_a2a;
   CAUSEWAY_RETURN_IF_ERROR(CheckHosts(layout));
+  // 0: the experts are cut between hosts, and not within one, where ranks share memory.
   layout.ep = flags.ep == 0 ? flags.hosts : flags.ep;
   if (world % layout.ep != 0) {
     return InvalidArgument(Text("--ep-size must divide the ", world,

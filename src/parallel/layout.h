@@ -8,6 +8,7 @@
 
 namespace causeway {
 
+// How a batch's tokens are cut for context ranks; described at Partition (partition.h).
 enum class PartitionKind { kContiguous, kZigzag, kBalanced };
 
 const char* NameOf(PartitionKind kind);

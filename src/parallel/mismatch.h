@@ -17,6 +17,7 @@ struct Call {
   bool exchanges;  // or waits at a barrier
 };
 
+// Throws unless both ranks have made the same call.
 // `noun` is what errors call a member of the group.
 inline void CheckSameCall(std::string_view noun, const Call& mine, const Call& theirs) {
   const bool same_name =
@@ -44,6 +45,7 @@ struct PeerSizes {
   int64_t given;          // by this rank to the peer
 };
 
+// Throws unless sender and receiver mean the same sizes, in both directions.
 inline void CheckPeerSizes(std::string_view noun, const PeerSizes& sizes) {
   const auto fail = [&](int from, int64_t bytes, int to, int64_t expected) {
     throw StepFailed(Text(noun, " ", sizes.rank, ": ", NameOf(sizes.name), ": ", noun, " ", from,

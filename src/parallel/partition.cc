@@ -18,6 +18,7 @@ constexpr int64_t kWholeBelow = 64;
 constexpr int64_t kLeastPiece = 8;
 
 // Sum of p + 1 over positions p in [begin, end).
+// In double: costs are estimates, and the sums are large.
 double TriangleSum(int64_t begin, int64_t end) {
   if (end <= begin) return 0.0;
   return (static_cast<double>(begin) + 1.0 + static_cast<double>(end)) *
@@ -25,6 +26,7 @@ double TriangleSum(int64_t begin, int64_t end) {
 }
 
 void Append(std::vector<Slice>& slices, Slice slice) {
+  // A slice that continues the last one is merged into it: fewer, longer products.
   if (slice.begin == slice.end) return;
   if (!slices.empty() && slices.back().extend == slice.extend && slices.back().end == slice.begin) {
     slices.back().end = slice.end;
@@ -40,6 +42,7 @@ Plan Contiguous(int cp, const std::vector<ExtendRange>& batch) {
   int64_t first = 0;  // flat index of the extend's first token
   for (size_t i = 0; i < batch.size(); ++i) {
     const int64_t length = batch[i].end - batch[i].begin;
+    // Both ends are computed alike on neighbouring ranks, so that nothing is lost between them.
     for (int rank = 0; rank < cp; ++rank) {
       const int64_t from = std::max(total * rank / cp, first);
       const int64_t to = std::min(total * (rank + 1) / cp, first + length);
@@ -57,6 +60,7 @@ Plan Zigzag(int cp, const std::vector<ExtendRange>& batch) {
   for (size_t i = 0; i < batch.size(); ++i) {
     const int64_t length = batch[i].end - batch[i].begin;
     for (int run = 0; run < 2 * cp; ++run) {
+      // Run i and its mirror image: a rank gets one cheap and one dear piece of each extend.
       const int rank = run < cp ? run : 2 * cp - 1 - run;
       Append(plan[static_cast<size_t>(rank)],
              {static_cast<int32_t>(i), batch[i].begin + length * run / (2 * cp),
@@ -104,10 +108,13 @@ double FillRanks(const TokenCost& cost, const std::vector<ExtendRange>& batch,
   double given = 0.0;
   for (size_t i : split) {
     const int64_t last = batch[i].end;
+    // Each turn gives one rank its next piece of this extend.
     for (int64_t at = batch[i].begin; at < last;) {
       int64_t end = last;
       if (rank + 1 < room.size()) {
         end = CutAt(cost, at, last, std::max(0.0, wanted - given));
+        // A piece that is too short goes to the next rank, and a rest that is too short stays with
+        // this one.
         if (end - at < kLeastPiece) {
           end = at;
         } else if (last - end < kLeastPiece) {
@@ -165,6 +172,7 @@ Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& bat
     if (Plan tried(ranks); fill(low, tried) > 0.0) level = high;
   }
   fill(level, plan);
+  // Ranks were given short extends first: callers want slices in the order of the batch.
   for (auto& slices : plan) {
     std::sort(slices.begin(), slices.end(), [](const Slice& a, const Slice& b) {
       return a.extend != b.extend ? a.extend < b.extend : a.begin < b.begin;
@@ -178,12 +186,14 @@ Plan Balanced(int cp, const TokenCost& cost, const std::vector<ExtendRange>& bat
 double TokenCost::Of(int64_t begin, int64_t end) const {
   if (end <= begin) return 0.0;
   double total = linear * static_cast<double>(end - begin);
+  // Positions up to dense_end rise in cost with their keys; those behind cost the same each.
   const int64_t rising = dense_end < 0 ? end : std::clamp(dense_end, begin, end);
   total += dense * TriangleSum(begin, rising) + flat * static_cast<double>(end - rising);
   return total + index * TriangleSum(std::clamp(index_from, begin, end), end);
 }
 
 double TokenCost::OfSlice(int64_t begin, int64_t end) const {
+  // Only a slice that begins where attention is dense computes earlier keys again.
   const bool again_from_0 = begin < end && (dense_end < 0 || begin < dense_end);
   return Of(begin, end) + (again_from_0 ? again * static_cast<double>(begin) : 0.0);
 }

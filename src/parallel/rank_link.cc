@@ -1,3 +1,6 @@
+// Ranks of a host share memory: a link is a barrier, and a board where each leaves a pointer to
+// what it shares in this round. Two places per rank are enough, since nobody can be two rounds
+// ahead.
 #include "parallel/rank_link.h"
 
 #include <condition_variable>
@@ -43,6 +46,7 @@ class HostThread {
 
   void Loop() {
     for (;;) {
+      // One job per collective, from rank 0, in the order in which all ranks make them.
       const std::optional<Job> job = jobs_.Pop(Deadline::AfterMs(kIdleWaitMs));
       if (!job.has_value()) {
         if (jobs_.closed()) return;
@@ -70,6 +74,7 @@ class HostThread {
       }
       idle_.notify_all();
     };
+    // So that Settle also returns after an action that has thrown.
     set_acting(true);
     try {
       action(hosts_);
@@ -103,6 +108,7 @@ RankLink::~RankLink() = default;
 void RankLink::Arrive(CollectiveName name, const void* shared, HostAction action) {
   name_ = name;
   ++round_;
+  // Before the barrier: who passes it may read the pointer.
   (*board_)[static_cast<size_t>(index_)].shared[round_ % 2] = shared;
   if (thread_ != nullptr && index_ == 0) thread_->Start(name, std::move(action));
   end_->Arrive(name);
@@ -110,6 +116,7 @@ void RankLink::Arrive(CollectiveName name, const void* shared, HostAction action
 
 void RankLink::Wait() {
   end_->Wait(name_);
+  // The second barrier: the action between hosts is done.
   if (thread_ != nullptr) end_->Barrier(name_);
 }
 
@@ -122,6 +129,7 @@ TraceLane* RankLink::action_times() const {
 }
 
 void RankLink::Abort(const std::string& reason) {
+  // Both, as the ranks may wait in either.
   end_->Abort(reason);
   if (thread_ != nullptr) thread_->Abort(reason);
 }
@@ -130,6 +138,7 @@ std::vector<std::unique_ptr<RankLink>> MakeRankLinks(
     std::vector<std::unique_ptr<Communicator>> ends, Communicator* hosts) {
   std::shared_ptr<HostThread> thread;
   if (hosts != nullptr) {
+    // At least one rank beside the communication thread's own end.
     CHECK(ends.size() >= 2, ends.size());
     thread = std::make_shared<HostThread>(std::move(ends.back()), *hosts);
     ends.pop_back();

@@ -17,6 +17,7 @@ class ReadCounts {
     int64_t bytes = 0;
   };
 
+  // Adds a read; `operation` must live as long as the counts.
   void Add(const char* operation, int64_t bytes) {
     // One literal may lie at several addresses, one for each source file that uses it.
     for (Sum& sum : sums_) {

@@ -1,3 +1,6 @@
+// Sums are added in one fixed binary tree over the ranks of the group, whatever hosts they are on:
+// the same bits for every number of hosts. Within a host by reading each other's memory, between
+// hosts by exchange.
 #include "parallel/tensor_group.h"
 
 #include <algorithm>
@@ -11,6 +14,7 @@ namespace {
 // pieces[0][i] = the sum of all pieces[*][i], added as a binary tree.
 template <typename T>
 void AddTree(std::vector<Buffer>& pieces, int64_t count) {
+  // Neighbours first: 0+1, 2+3, then 0+2. The order is part of the result.
   for (size_t step = 1; step < pieces.size(); step *= 2) {
     for (size_t i = 0; i < pieces.size(); i += 2 * step) {
       T* lower = pieces[i].as<T>();
@@ -28,11 +32,13 @@ TensorGroup::TensorGroup(RankLink& link, const Layout& layout, int rank, ReadCou
       index_(layout.PlaceOf(rank).tp),
       size_(layout.tp),
       first_host_(layout.HostOf(rank - index_)) {
+  // This host's ranks are a whole subtree, or the whole group.
   CHECK(size_ % link.size() == 0 && index_ % link.size() == link.index(), size_, " ranks, ",
         link.size(), " on this host");
 }
 
 void* TensorGroup::Partial(int64_t rows, int64_t cols) {
+  // Two buffers in turn: others may still read the last sum while the next is made.
   turn_ = 1 - turn_;
   Buffer& part = parts_[turn_];
   if (part.bytes() < rows * cols * 4) part = Buffer(rows * cols * 4);
@@ -48,6 +54,7 @@ const T* TensorGroup::TreeSum(CollectiveName name, int64_t rows, int64_t cols) {
   const int ranks = link_.size();
   std::vector<T*> parts;
   for (int i = 0; i < ranks; ++i) parts.push_back(const_cast<T*>(link_.Shared<T>(i)));
+  // These rows are this rank's to sum; together the ranks of the host sum all of them.
   const Range range = HostRows(rows);
   for (int64_t row = range.begin; row < range.end; ++row) {
     for (int step = 1; step < ranks; step *= 2) {
@@ -114,6 +121,7 @@ void TensorGroup::AddScaledSum(CollectiveName name, int64_t rows, int64_t cols,
   for (int64_t row = 0; row < rows; ++row) {
     float* to = out.row(row);
     for (int64_t c = 0; c < cols; ++c) {
+      // The scales after the sum: int32 sums are exact, and only this line rounds.
       to[c] = to[c] + static_cast<float>(sums[row * cols + c]) * row_scale[row] * column_scale[c];
     }
   }
@@ -121,6 +129,7 @@ void TensorGroup::AddScaledSum(CollectiveName name, int64_t rows, int64_t cols,
 
 void TensorGroup::MaxOf(CollectiveName name, const float* mine, int64_t count, float* most) {
   link_.Barrier(name, mine);
+  // A maximum is the same in any order.
   std::copy_n(link_.Shared<float>(0), count, most);
   for (int i = 1; i < link_.size(); ++i) {
     const float* other = link_.Shared<float>(i);
@@ -134,6 +143,7 @@ void TensorGroup::MaxOf(CollectiveName name, const float* mine, int64_t count, f
     }
   };
   link_.Barrier(name, most, over_hosts);
+  // Rank 0 has the maximum over hosts.
   if (link_.index() != 0) std::copy_n(link_.Shared<float>(0), count, most);
 }
 
@@ -154,6 +164,7 @@ void TensorGroup::ShareHostRows(CollectiveName name, void* data, int64_t rows, i
 void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, int64_t row_bytes) {
   if (whole()) return;
   const int ranks = link_.size();
+  // Homes share the rows by rank, as ShareOf cuts them.
   const int first = index_ - link_.index();  // of this host's ranks, in the group
   const auto copy_from = [&](const void* from, int rank) {
     const Range range = ShareOf(rows, rank, size_);
@@ -201,6 +212,7 @@ void TensorGroup::GatherFromHosts(Communicator& hosts, CollectiveName name, void
   std::vector<Outgoing> to(static_cast<size_t>(hosts.size()));
   std::vector<Incoming> from(to.size());
   for (int i = 0; i < host_count(); ++i) {
+    // Its own rows are there already.
     if (i == host_index()) continue;
     const auto host = static_cast<size_t>(first_host_ + i);
     const Range theirs = ShareOf(total, i, host_count());

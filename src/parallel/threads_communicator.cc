@@ -32,6 +32,7 @@ void Pause() {
 #endif
 }
 
+// An exchange is two barriers: kOffer, when all offers can be read, and kTaken, when all have been.
 enum class Kind : uint8_t { kBarrier, kOffer, kTaken };
 
 // Ranks count their barriers, of which an exchange is two; round n is complete when every rank's
@@ -72,6 +73,7 @@ class Group {
         break;
       }
     }
+    // Again, as an abort also ends the waiting.
     CheckAborted(rank, name);
     CheckNames(rank, name, kind, round);
   }
@@ -89,6 +91,7 @@ class Group {
     try {
       Arrive(rank, name, Kind::kOffer);
       Wait(rank, name, Kind::kOffer, deadline);
+      // After kOffer every rank's sizes can be seen, and each finds a mismatch by itself.
       CheckSizes(rank, name);
       for (size_t peer = 0; peer < offers_.size(); ++peer) {
         if (static_cast<int>(peer) != rank) Copy(rank, name, peer, from[peer]);
@@ -149,6 +152,8 @@ class Group {
   void Copy(int rank, CollectiveName name, size_t peer, const Incoming& piece) {
     if (piece.bytes == 0) return;
     Offer& theirs = offers_[peer];
+    // Counted before the look at `withdrawn`: the owner waits for readers that it can no longer
+    // turn away.
     theirs.readers.fetch_add(1, std::memory_order_seq_cst);
     const bool withdrawn = theirs.withdrawn.load(std::memory_order_seq_cst);
     if (!withdrawn) {

@@ -1,3 +1,5 @@
+// The only place where a Status becomes an HTTP status and where OpenAI's error object is put
+// together: handlers hand over a Status or an ApiError and never write either by hand.
 #include "server/api_error.h"
 
 namespace causeway {
@@ -28,6 +30,8 @@ ApiError ToApiError(const Status& status) {
 
 Json ErrorJson(const ApiError& error) {
   const auto or_null = [](const std::string& text) { return text.empty() ? Json() : Json(text); };
+  // OpenAI's clients choose their exception by the HTTP status and show "type": only two types are
+  // told apart here, the caller's mistake and ours.
   return {{"error",
            {{"message", error.message},
             {"type", error.http_status < 500 ? "invalid_request_error" : "server_error"},
@@ -37,6 +41,7 @@ Json ErrorJson(const ApiError& error) {
 
 HttpResponse ErrorResponse(const ApiError& error) {
   HttpResponse response{.status = error.http_status, .body = Dump(ErrorJson(error))};
+  // 503 is passing (a full queue, a server that ends): clients that heed the header try again soon.
   if (error.http_status == 503) response.headers.push_back({"Retry-After", "1"});
   if (error.http_status == 401) response.headers.push_back({"WWW-Authenticate", "Bearer"});
   return response;

@@ -22,8 +22,10 @@ class FakeTokenizer : public Tokenizer {
   }
 
   static int32_t ByteId(char c) { return 10 + static_cast<uint8_t>(c); }
+  // The piece must be one of kPieces.
   int32_t PieceId(std::string_view piece) const { return *TokenId(piece); }
 
+  // Bytes only: pieces never come out of it, so that tests choose when a token has several bytes.
   std::vector<int32_t> Encode(std::string_view text, bool parse_special) const override {
     std::vector<int32_t> out;
     while (!text.empty()) {

@@ -1,3 +1,6 @@
+// Every reading function goes through Any(), which notes the name as known: that is how Finish()
+// can tell a field that nobody reads from one that was absent. Errors go to the shared FirstError,
+// so that callers may read on after one and ask once at the end.
 #include "server/field_reader.h"
 
 #include <algorithm>
@@ -6,6 +9,7 @@ namespace causeway {
 
 FieldReader::FieldReader(const Json& object, std::string where, FirstError& error)
     : object_(object), where_(std::move(where)), error_(error) {
+  // All later reads then find nothing, and the message says what the object should have been.
   if (!object_.is_object()) {
     error_.Set({.message = Text(where_.empty() ? "the request's body" : where_, " is ",
                                 DescribeJson(object_), "; expected an object"),
@@ -26,6 +30,7 @@ void FieldReader::Expected(std::string_view name, const std::string& expected, c
 }
 
 const Json* FieldReader::Any(std::string_view name) {
+  // Before the look-up, so that a field counts as known also where the object lacks it.
   known_.push_back(name);
   if (!object_.is_object()) return nullptr;
   const auto found = object_.find(name);
@@ -60,6 +65,7 @@ bool FieldReader::Integer(std::string_view name, int64_t min, int64_t max, int64
 bool FieldReader::Number(std::string_view name, NumberRange range, double& out) {
   const Json* value = Any(name);
   if (value == nullptr) return false;
+  // 0 stands in for what is no number: the check of the type below refuses it anyway.
   const double number = value->is_number() ? value->get<double>() : 0.0;
   const bool inside =
       number >= range.min && number <= range.max && !(range.above_min && number == range.min);
@@ -92,6 +98,7 @@ void FieldReader::Ignore(std::initializer_list<std::string_view> names) {
 void FieldReader::NeutralOnly(std::string_view name, std::initializer_list<Json> neutral) {
   const Json* value = Any(name);
   if (value == nullptr) return;
+  // The values are compared as JSON: 0 and 0.0 are equal, "0" is not.
   std::string allowed;
   for (const Json& one : neutral) {
     if (*value == one) return;
@@ -106,9 +113,11 @@ void FieldReader::NeutralOnly(std::string_view name, std::initializer_list<Json>
 
 void FieldReader::Finish() {
   if (!object_.is_object()) return;
+  // Sorted once, as each field of the object is looked up in it.
   std::sort(known_.begin(), known_.end());
   for (const auto& [name, value] : object_.items()) {
     if (!std::binary_search(known_.begin(), known_.end(), std::string_view(name))) {
+      // Cut, as the name is the client's and may be as long as the body.
       Fail(name, Text("unknown field ", Path(name).substr(0, 200)), "unknown_parameter");
       return;
     }

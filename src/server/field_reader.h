@@ -53,11 +53,13 @@ class FieldReader {
   // Refuses fields that none of the above has named.
   void Finish();
 
+  // Records that a field is wrong; the message must name it itself.
   void Fail(std::string_view name, const std::string& message, const std::string& code = "");
   // "messages[2].role"
   std::string Path(std::string_view name) const;
 
  private:
+  // The message of a value of the wrong kind: found against expected.
   void Expected(std::string_view name, const std::string& expected, const Json& found);
 
   const Json& object_;

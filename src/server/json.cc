@@ -1,3 +1,6 @@
+// The walk over the text, with its checks of syntax, depth and double keys, is VisitJson's
+// (checkpoint/json_text.h), shared with the checkpoint's files. Here its tokens become a tree that
+// keeps the order of keys.
 #include "server/json.h"
 
 #include <vector>
@@ -50,6 +53,7 @@ class Builder {
 
  private:
   Json& Place(Json value) {
+    // The first value is the root; VisitJson refuses a second one.
     if (open_.empty()) return root_ = std::move(value);
     Json& parent = *open_.back();
     if (parent.is_array()) {
@@ -81,10 +85,13 @@ StatusOr<Json> ParseOrderedJson(std::string_view text, const std::string& source
 }
 
 std::string Dump(const Json& json) {
+  // -1: no indentation. Broken UTF-8 is replaced and not thrown: text of a client comes back in
+  // messages.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string DescribeJson(const Json& json) {
+  // An error message must not repeat a prompt: what is longer than a line's worth becomes its size.
   constexpr size_t kLongest = 60;
   if (json.is_object() && !json.empty()) return "an object";
   if (json.is_array() && json.size() > 4) return Text("a list of ", json.size());

@@ -1,3 +1,7 @@
+// The state of a request is where its key is: in waiting_ until its tokens are there, then in
+// replies_ until it has ended. The maps belong to the io thread; what the text thread and the
+// engine have to say about a request is posted there with its key, and a key that is in no map any
+// more means that the request has ended meanwhile and the news is dropped.
 #include "server/openai_api.h"
 
 #include <strings.h>
@@ -8,6 +12,7 @@
 namespace causeway {
 namespace {
 
+// The text thread wakes this often to see that the queue has been closed.
 constexpr int64_t kIdleWaitMs = 500;
 
 // 24 hexadecimal digits that no other request has.
@@ -43,6 +48,8 @@ OpenAiApi::OpenAiApi(RequestSink& engine, const ServedModel& model, OpenAiOption
       text_thread_([this] { ParseJobs(); }) {}
 
 OpenAiApi::~OpenAiApi() {
+  // The queue first: the thread leaves its loop once the queue is closed. Requests left in it get
+  // no answer here; the server that held their connections has ended before.
   jobs_.Close();
   text_thread_.join();
 }
@@ -53,6 +60,8 @@ HttpResponse OpenAiApi::RenderError(int status, const std::string& message) {
 
 std::vector<HttpRoute> OpenAiApi::Routes() {
   std::vector<HttpRoute> routes;
+  // The key is checked before the handler sees the request, once for all routes that are added
+  // here.
   const auto add = [&](const char* method, const char* path, HttpHandler handler) {
     routes.push_back(
         {method, path,
@@ -136,6 +145,7 @@ void OpenAiApi::DescribeModel(const HttpRequest& request, HttpResponder responde
 void OpenAiApi::Answer(Endpoint endpoint, HttpRequest request, HttpResponder responder) {
   const uint64_t key = ++last_key_;
   const IoExecutor executor = responder.executor();
+  // From here on the request is in one of the two maps, and a client that leaves takes it out.
   responder.OnClose([this, key] { OnClose(key); });
   waiting_.emplace(key, Waiting{endpoint, std::move(responder), OpenAiReply::Clock::now()});
   if (draining_.load()) {
@@ -152,6 +162,8 @@ void OpenAiApi::ParseJobs() {
     std::optional<Job> job = jobs_.Pop(Deadline::AfterMs(kIdleWaitMs));
     if (!job) continue;
     std::optional<ApiError> error;
+    // Made here and not on the io thread: tokenising a long prompt takes long enough to delay
+    // streams.
     auto request = std::make_shared<OpenAiRequest>();  // shared: tasks are copyable
     try {
       error = ParseOpenAiRequest(job->endpoint, job->body, model_, *request);
@@ -199,6 +211,8 @@ void OpenAiApi::Start(uint64_t key, OpenAiRequest request, const IoExecutor& exe
                                              std::move(waiting.responder), waiting.arrived);
   OpenAiReply& reply = *owned;
   replies_.emplace(key, std::move(owned));
+  // The engine calls back on its own thread. The callbacks hold keys, not pointers, since the reply
+  // may be gone when the posted task runs.
   for (size_t i = 0; i < reply.choices(); ++i) {
     auto part = std::make_shared<Request>(reply.EngineRequest(i));
     part->on_token = [this, key, i, executor](const TokenOutput& output) {
@@ -207,6 +221,7 @@ void OpenAiApi::Start(uint64_t key, OpenAiRequest request, const IoExecutor& exe
     part->on_finish = [this, key, i, executor](const RequestResult& result) {
       executor.Post([this, key, i, result] { OnFinish(key, i, result); });
     };
+    // One choice that the engine refuses ends them all: EndReply cancels those already submitted.
     if (const Status status = engine_.Submit(std::move(part)); !status.ok()) {
       reply.Fail(ToApiError(status));
       EndReply(key);
@@ -220,6 +235,7 @@ void OpenAiApi::OnToken(uint64_t key, size_t choice, const TokenOutput& output) 
   const auto found = replies_.find(key);
   if (found == replies_.end()) return;
   OpenAiReply& reply = *found->second;
+  // Tokens that were posted before a cancel took effect still come.
   if (!reply.Runs(choice)) return;
   reply.OnToken(choice, output);
   if (!reply.Runs(choice)) engine_.Cancel(reply.EngineId(choice));  // a stop string
@@ -247,6 +263,7 @@ void OpenAiApi::OnClose(uint64_t key) {
 
 void OpenAiApi::EndReply(uint64_t key) {
   const auto found = replies_.find(key);
+  // Taken out of the map before anything is called: on_report sees a request that has ended.
   const std::unique_ptr<OpenAiReply> reply = std::move(found->second);
   replies_.erase(found);
   // Unknown ids are ignored: no harm in naming those that have ended.
@@ -262,6 +279,7 @@ void OpenAiApi::CancelAll(const IoExecutor& executor) {
     const ApiError error{.http_status = 503, .message = "the server is shutting down"};
     while (!replies_.empty()) {
       const auto& [key, reply] = *replies_.begin();
+      // A copy: EndReply erases the entry that `key` refers to.
       const uint64_t copy = key;
       reply->Fail(error);
       EndReply(copy);

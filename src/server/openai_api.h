@@ -35,6 +35,8 @@ class OpenAiApi {
   ~OpenAiApi();
 
   // /v1/completions, /v1/chat/completions, /v1/models, /v1/models/*, /health.
+  // Handlers for HttpServer::Listen. They refer to this object and run on the io thread; all but
+  // /health ask for the API key where there is one.
   std::vector<HttpRoute> Routes();
   // For HttpServerOptions::render_error.
   static HttpResponse RenderError(int status, const std::string& message);
@@ -60,6 +62,7 @@ class OpenAiApi {
 
   // Null if the client may ask, else the refusal.
   std::optional<ApiError> CheckKey(const HttpRequest& request) const;
+  // The handlers of the routes, on the io thread.
   void Answer(Endpoint endpoint, HttpRequest request, HttpResponder responder);
   void ListModels(const HttpRequest& request, HttpResponder responder);
   void DescribeModel(const HttpRequest& request, HttpResponder responder);
@@ -67,14 +70,18 @@ class OpenAiApi {
   Json ModelJson() const;
 
   // The text thread.
+  // Takes jobs until the queue is closed, and posts each back to the io thread as Start or Refuse.
   void ParseJobs();
 
   // On the io thread.
   void Refuse(uint64_t key, const ApiError& error);
   void ReportRefused(const Waiting& waiting, const ApiError& error) const;
+  // Makes the reply and submits its choices to the engine.
   void Start(uint64_t key, OpenAiRequest request, const IoExecutor& executor);
+  // What the engine's callbacks post. Keys whose reply has ended are ignored.
   void OnToken(uint64_t key, size_t choice, const TokenOutput& output);
   void OnFinish(uint64_t key, size_t choice, const RequestResult& result);
+  // The client has gone before its answer was complete.
   void OnClose(uint64_t key);
   // Reports the reply and forgets it; what the engine still runs for it is cancelled.
   void EndReply(uint64_t key);
@@ -90,6 +97,7 @@ class OpenAiApi {
   std::unordered_map<uint64_t, Waiting> waiting_;
   std::unordered_map<uint64_t, std::unique_ptr<OpenAiReply>> replies_;
 
+  // From the io thread to the text thread; bounded by max_waiting.
   Queue<Job> jobs_;
   std::thread text_thread_;
 };

@@ -85,6 +85,8 @@ std::vector<ChatMessage> ParseMessages(const Json& messages, FirstError& error) 
     fields.NeutralOnly("audio");
     fields.NeutralOnly("function_call");
     fields.NeutralOnly("annotations", {Json::array()});
+    // Each field is read where its role has it and otherwise accepted only when it says nothing, so
+    // that text put in the wrong message is an error and not lost from the prompt.
     if (message.role == "assistant") {
       fields.String("reasoning_content", message.reasoning_content);
       message.tool_calls = ParseToolCalls(fields, error);
@@ -98,6 +100,7 @@ std::vector<ChatMessage> ParseMessages(const Json& messages, FirstError& error) 
       fields.NeutralOnly("tool_call_id");
     }
     fields.Finish();
+    // An assistant's message that only calls tools has no text of its own.
     const bool may_be_empty = message.role == "assistant" && !message.tool_calls.empty();
     if (fields.Any("content") == nullptr && !may_be_empty) {
       fields.Fail("content", Text(fields.Path("content"), " is missing"));

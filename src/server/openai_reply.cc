@@ -1,3 +1,5 @@
+// A reply is done exactly once: by Complete (all choices have finished), Fail or Abandon. After
+// that nothing is written and every call is ignored, as tokens may still be on their way to it.
 #include "server/openai_reply.h"
 
 #include <algorithm>
@@ -21,6 +23,8 @@ OpenAiReply::OpenAiReply(std::string id, OpenAiRequest request, const ServedMode
       unfinished_(request_.choices()) {
   choices_.reserve(request_.choices());
   for (size_t i = 0; i < request_.choices(); ++i) {
+    // Each choice has a text stream of its own: half a character, or half a stop string, of one
+    // says nothing about the others.
     choices_.emplace_back(
         TextStream(model.tokenizer, {.stop = request_.stop,
                                      .min_tokens = request_.sampling.min_new_tokens,
@@ -55,10 +59,12 @@ void OpenAiReply::Begin() {
 
 void OpenAiReply::OnToken(size_t index, const TokenOutput& output) {
   if (!Runs(index)) return;
+  // The first token of whichever choice is first: what a client sees as the time to first token.
   if (first_token_ == Clock::time_point{}) first_token_ = Clock::now();
   Choice& choice = choices_[index];
   ++choice.completion_tokens;
   if (request_.sampling.logprobs >= 0) {
+    // The offset is taken before the token's text is pushed: it is where this token begins.
     choice.logprobs.push_back({output, choice.text.characters()});
   }
   TextPiece piece = choice.text.Push(output.token);
@@ -71,6 +77,7 @@ void OpenAiReply::OnToken(size_t index, const TokenOutput& output) {
   while (!choice.logprobs.empty() && choice.logprobs.back().offset >= end) {
     choice.logprobs.pop_back();
   }
+  // The matcher for </think> may hold text back that now can't become it.
   TextPiece held = choice.text.Flush();
   piece.reasoning += held.reasoning;
   piece.content += held.content;
@@ -80,10 +87,13 @@ void OpenAiReply::OnToken(size_t index, const TokenOutput& output) {
 void OpenAiReply::OnFinish(size_t index, const RequestResult& result) {
   if (!Runs(index)) return;
   if (!result.status.ok()) {
+    // One choice's failure is the whole request's: OpenAI's format has no error for a single
+    // choice.
     Fail(ToApiError(result.status));
     return;
   }
   Choice& choice = choices_[index];
+  // A final eos or stop token counts too, for which there was no OnToken.
   choice.completion_tokens = result.completion_tokens;
   TextPiece tail = choice.text.Flush();
   const bool stopped = choice.text.stopped() || result.reason == FinishReason::kStop;
@@ -96,6 +106,8 @@ void OpenAiReply::Take(Choice& choice, size_t index, TextPiece piece) {
     choice.answer.content += piece.content;
     return;
   }
+  // Those of all tokens since the last event: pieces and tokens do not pair up, since a token may
+  // end inside a character.
   const Json logprobs = Logprobs(choice);
   if (!chat()) {
     StreamChoice(index, piece.content, logprobs, nullptr);
@@ -111,6 +123,7 @@ void OpenAiReply::Finish(size_t index, const std::string& reason, TextPiece tail
   Choice& choice = choices_[index];
   choice.finish = reason;
   choice.finished = true;
+  // The text before the event with finish_reason, which has none.
   if (!tail.empty()) Take(choice, index, std::move(tail));
   if (request_.stream) {
     StreamChoice(index, chat() ? Json::object() : Json(""), Logprobs(choice), reason);
@@ -128,6 +141,7 @@ void OpenAiReply::Complete() {
       last["usage"] = Usage();
       SendEvent(last);
     }
+    // OpenAI's end of a stream; clients read until it, not until the connection closes.
     responder_.Write("data: [DONE]\n\n");
     responder_.End();
     return;
@@ -145,6 +159,7 @@ void OpenAiReply::Fail(const ApiError& error) {
   ended_ = Clock::now();
   http_status_ = error.http_status;
   error_ = error.message;
+  // After the head of a stream the status is 200 for good: an event is all that can say it.
   if (begun_) {
     SendEvent(ErrorJson(error));
     responder_.End();
@@ -178,6 +193,7 @@ RequestReport OpenAiReply::Report() const {
     out.ttft_seconds = seconds(first_token_ - arrived_);
     const double decode = seconds(ended_ - first_token_);
     if (decode > 0) {
+      // The first token belongs to the prefill, so a decode rate counts those after it.
       out.decode_tokens_per_s = static_cast<double>(out.completion_tokens - 1) / decode;
     }
   }
@@ -231,6 +247,7 @@ std::string OpenAiReply::LegacyToken(int32_t token) const {
 
 Json OpenAiReply::Logprobs(Choice& choice) const {
   if (request_.sampling.logprobs < 0 || choice.logprobs.empty()) return nullptr;
+  // Each is reported once: with the event that goes out, or in the one answer.
   const std::vector<Logprob> logprobs = std::exchange(choice.logprobs, {});
   if (chat()) {
     Json content = Json::array();
@@ -244,10 +261,12 @@ Json OpenAiReply::Logprobs(Choice& choice) const {
     }
     return {{"content", std::move(content)}, {"refusal", nullptr}};
   }
+  // The format of /v1/completions: four lists side by side instead of one list of objects.
   Json out = {{"text_offset", Json::array()},
               {"token_logprobs", Json::array()},
               {"tokens", Json::array()},
               {"top_logprobs", request_.sampling.logprobs > 0 ? Json::array() : Json()}};
+  // `choice` is an element of choices_, so its place there tells which prompt it answers.
   const size_t prompt = static_cast<size_t>(&choice - choices_.data()) / request_.n;
   const int64_t base = request_.echo.empty() ? 0 : CountCharacters(request_.echo[prompt]);
   for (const Logprob& one : logprobs) {
@@ -294,6 +313,8 @@ void OpenAiReply::StreamChoice(size_t index, Json content, Json logprobs, Json f
     if (request_.include_usage) event["usage"] = nullptr;
     SendEvent(event);
   };
+  // A chat's stream opens with the role, a completion's with the prompt where echo is asked for:
+  // both once, before the first text.
   if (!std::exchange(choice.started, true)) {
     if (chat()) {
       send({{"role", "assistant"}, {"content", ""}}, nullptr, nullptr);

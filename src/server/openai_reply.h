@@ -25,7 +25,9 @@ struct RequestReport {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
   double ttft_seconds = 0;  // from the request's arrival to the first token; 0: none came
+  // Of all choices together, without the first token; 0 with no time between first token and end.
   double decode_tokens_per_s = 0;
+  // From arrival to the end of the answer.
   double seconds = 0;
 };
 
@@ -35,13 +37,16 @@ class OpenAiReply {
  public:
   using Clock = std::chrono::steady_clock;
 
+  // `model` and its tokenizer must outlive this; `id` is what the client sees.
   OpenAiReply(std::string id, OpenAiRequest request, const ServedModel& model,
               HttpResponder responder, Clock::time_point arrived);
 
   const std::string& id() const { return id_; }
   size_t choices() const { return choices_.size(); }
-  // What the engine is to run for choice `index`, without callbacks.
+  // What the engine is to run for choice `index`, without callbacks. The last choice of a prompt
+  // takes the prompt itself: call it once per index, in rising order.
   Request EngineRequest(size_t index);
+  // "chatcmpl-...-0": the id the engine knows, by which a choice is cancelled.
   std::string EngineId(size_t index) const;
   // True while the engine owes this choice tokens that are still wanted.
   bool Runs(size_t index) const { return !done_ && !choices_[index].finished; }
@@ -57,6 +62,7 @@ class OpenAiReply {
   // The client has gone: nothing is sent, `why` is for the report.
   void Abandon(const ApiError& why);
 
+  // Of use once done() is true: before that, the times are not set.
   RequestReport Report() const;
 
  private:
@@ -76,7 +82,9 @@ class OpenAiReply {
   };
 
   bool chat() const { return request_.endpoint == Endpoint::kChat; }
+  // Passes text on: to the stream, or to the answer that is being collected.
   void Take(Choice& choice, size_t index, TextPiece piece);
+  // Ends one choice; the last one ends the reply.
   void Finish(size_t index, const std::string& reason, TextPiece tail);
   void Complete();
 

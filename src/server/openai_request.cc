@@ -1,3 +1,7 @@
+// A request is read field by field in groups. Reading goes on after an error, since only the first
+// one is kept; what is expensive or needs all fields (tokenising, lengths, seeds) comes last and
+// only without one. A field that no group has named is refused at the end: a misspelt name must not
+// silently change an answer.
 #include "server/openai_request.h"
 
 #include <algorithm>
@@ -8,6 +12,7 @@
 namespace causeway {
 namespace {
 
+// What a completion gets without max_tokens, as with OpenAI.
 constexpr int64_t kDefaultCompletionTokens = 16;
 constexpr int64_t kMaxStops = 16;
 constexpr int64_t kMaxChoicesPerPrompt = 128;
@@ -17,6 +22,7 @@ constexpr double kMaxTemperature = 100;
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
 uint64_t RandomSeed() {
+  // For requests without a seed: two answers to the same prompt shall differ.
   std::random_device device;
   return (uint64_t{device()} << 32) | device();
 }
@@ -40,6 +46,8 @@ class Parser {
     } else {
       ReadCompletion();
     }
+    // After the known fields, so that these calls name the rest of what OpenAI's clients may send;
+    // then Finish() refuses what is left.
     RefuseUnsupported();
     fields_.Finish();
     if (error_.ok()) CheckLength();
@@ -50,6 +58,8 @@ class Parser {
  private:
   void ReadModel() {
     std::string name;
+    // The only error with a status of its own: 404, by which clients tell a wrong name from bad
+    // input.
     if (fields_.String("model", name) && name != model_.name) {
       error_.Set({.http_status = 404,
                   .message = Text("there is no model ", DescribeJson(Json(name)),
@@ -68,11 +78,13 @@ class Parser {
     fields_.Integer("min_tokens", 0, kNoLimit, sampling.min_new_tokens);
     fields_.Bool("ignore_eos", sampling.ignore_eos);
     fields_.Integer("n", 1, kMaxChoicesPerPrompt, out_.n);
+    // Any int64 is a seed; negative ones wrap, which is as good as any other number.
     int64_t seed = 0;
     seed_given_ = fields_.Integer("seed", std::numeric_limits<int64_t>::min(), kNoLimit, seed);
     seed_ = static_cast<uint64_t>(seed);
     max_tokens_given_ = fields_.Integer("max_tokens", 1, kNoLimit, sampling.max_new_tokens);
     if (out_.endpoint == Endpoint::kChat) {
+      // The newer name of max_tokens in the chat API. Both may be there if they agree.
       int64_t newer = 0;
       if (fields_.Integer("max_completion_tokens", 1, kNoLimit, newer)) {
         if (max_tokens_given_ && newer != sampling.max_new_tokens) {
@@ -89,6 +101,7 @@ class Parser {
 
   void ReadStop() {
     if (const Json* stop = fields_.Any("stop"); stop != nullptr) {
+      // OpenAI allows one string as well as a list.
       const Json list = stop->is_array() ? *stop : Json::array({*stop});
       if (list.size() > kMaxStops) {
         fields_.Fail("stop", Text("stop has ", list.size(), " strings; at most ", kMaxStops,
@@ -119,6 +132,7 @@ class Parser {
     fields_.Bool("stream", out_.stream);
     const Json* options = fields_.Any("stream_options");
     if (options == nullptr) return;
+    // As OpenAI does: options of a stream that was not asked for are a mistake.
     if (!out_.stream) fields_.Fail("stream_options", "stream_options needs \"stream\": true");
     FieldReader reader(*options, "stream_options", error_);
     reader.Bool("include_usage", out_.include_usage);
@@ -146,6 +160,7 @@ class Parser {
 
   std::vector<int32_t> EncodePrompt(const std::string& text) const {
     std::vector<int32_t> ids = model_.tokenizer.Encode(text);
+    // A prompt that brings the token along, as text of a template may, does not get it twice.
     if (model_.bos_token >= 0 && (ids.empty() || ids.front() != model_.bos_token)) {
       ids.insert(ids.begin(), model_.bos_token);
     }
@@ -161,6 +176,7 @@ class Parser {
       ids = EncodePrompt(text);
     } else if (prompt.is_array()) {
       ids = ReadTokens(prompt, "prompt", where);
+      // Ids have no text of their own: what they stand for is echoed.
       if (echo) text = model_.tokenizer.Decode(ids);
     } else {
       fields_.Fail("prompt", Text(where, " is ", DescribeJson(prompt),
@@ -183,6 +199,8 @@ class Parser {
       fields_.Fail("prompt", "prompt is missing");
       return;
     }
+    // "prompt" has four forms: a string, a list of ids, a list of strings, a list of lists of ids.
+    // The first element tells the last two from a list of ids.
     const bool list = prompt->is_array() && !prompt->empty() &&
                       (prompt->front().is_string() || prompt->front().is_array());
     const auto count = list ? static_cast<int64_t>(prompt->size()) : 1;
@@ -209,6 +227,7 @@ class Parser {
     if (fields_.Integer("top_logprobs", 0, kMaxLogprobs, top) && top > 0 && !logprobs) {
       fields_.Fail("top_logprobs", "top_logprobs needs \"logprobs\": true");
     }
+    // For chat, "logprobs" says whether and "top_logprobs" how many; the engine knows one number.
     if (logprobs) out_.sampling.logprobs = top;
     ReadThinking();
     const Json* messages = fields_.Any("messages");
@@ -225,6 +244,8 @@ class Parser {
     }
     const std::vector<ChatMessage> parsed = ParseMessages(*messages, error_);
     if (!error_.ok()) return;
+    // The template is applied as a whole: what it refuses (a role out of order, say) is an error of
+    // "messages".
     ChatOptions options;
     options.thinking = out_.thinking;
     StatusOr<std::string> text = RenderChat(model_.chat_format, parsed, options);
@@ -252,6 +273,7 @@ class Parser {
         fields_.Bool("thinking", out_.thinking);
       }
     }
+    // Where several of these are sent, the last one read wins.
     fields_.Bool("enable_thinking", out_.thinking);
     if (const Json* kwargs = fields_.Any("chat_template_kwargs"); kwargs != nullptr) {
       FieldReader reader(*kwargs, "chat_template_kwargs", error_);
@@ -308,6 +330,7 @@ class Parser {
   void CheckLength() {
     SamplingParams& sampling = out_.sampling;
     const bool chat = out_.endpoint == Endpoint::kChat;
+    // The longest prompt decides, as all choices share max_tokens.
     int64_t longest = 0;
     for (const auto& prompt : out_.prompts) {
       longest = std::max(longest, static_cast<int64_t>(prompt.size()));

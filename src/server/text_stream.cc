@@ -1,3 +1,6 @@
+// A token passes three stages: bytes to whole characters (the detokenizer), the search for stop
+// strings, and, while the answer reasons, the search for </think>. Each may hold text back that
+// only later text decides about; Flush() empties them in the same order.
 #include "server/text_stream.h"
 
 #include <algorithm>
@@ -33,6 +36,7 @@ TextPiece TextStream::Push(int32_t token) {
   }
   std::string text = detokenizer_.Push(token);
   characters_ += CountCharacters(text);
+  // Tokens before min_tokens pass the search unseen, so that no stop string can begin in them.
   if (tokens_ > min_tokens_) text = stop_.Push(text);
   return Divide(std::move(text));
 }
@@ -52,12 +56,14 @@ TextPiece TextStream::Flush() {
 }
 
 TextPiece TextStream::Divide(std::string text) {
+  // Counted after the search for stop strings: what it holds back is not part of the answer yet.
   returned_characters_ += CountCharacters(text);
   TextPiece out;
   if (!in_reasoning_) {
     out.content = std::move(text);
     return out;
   }
+  // rest() is what followed </think> in this piece: already the content's.
   out.reasoning = think_end_.Push(text);
   if (think_end_.matched()) {
     in_reasoning_ = false;

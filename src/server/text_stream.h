@@ -29,6 +29,8 @@ class TextStream {
   // `tokenizer` must outlive this.
   TextStream(const Tokenizer& tokenizer, Options options);
 
+  // The text that this token makes certain; often none, where it ends inside a character or what
+  // may be a stop string.
   // Not to be called once stopped.
   TextPiece Push(int32_t token);
   // What was held back, at the end of the answer.
@@ -38,6 +40,7 @@ class TextStream {
   int64_t tokens() const { return tokens_; }
   int64_t reasoning_tokens() const { return reasoning_tokens_; }
   // Complete characters of the answer so far, held back ones included.
+  // In code points, as OpenAI's text_offset counts.
   int64_t characters() const { return characters_; }
   // The same after a stop: those before the stop string.
   int64_t returned_characters() const { return returned_characters_; }

@@ -1,3 +1,5 @@
+// A trie of bytes over the tokens' texts. Most bytes of a text start no token: a table of first
+// bytes skips them.
 #include "text/added_tokens.h"
 
 namespace causeway {
@@ -23,6 +25,7 @@ std::optional<TokenFinder::Match> TokenFinder::Find(std::string_view text, size_
       const auto edge = edges_.find(Edge(node, text[i]));
       if (edge == edges_.end()) break;
       node = edge->second;
+      // Goes on: a longer token may begin with this one.
       if (nodes_[node].id >= 0) longest = Match{begin, i + 1, nodes_[node].id};
     }
     if (longest) return longest;

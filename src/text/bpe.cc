@@ -1,3 +1,6 @@
+// Byte-pair encoding as tokenizer.json defines it: of all neighbouring pairs the one whose merge
+// has the lowest rank is merged first, the leftmost of equals, until none is left. Vocabulary texts
+// are decoded from the byte-level alphabet once, here; afterwards all is bytes and ids.
 #include "text/bpe.h"
 
 #include <algorithm>
@@ -67,6 +70,7 @@ StatusOr<Bpe> Bpe::Make(const BpeModel& model, const std::string& source) {
   Bpe bpe;
   CAUSEWAY_RETURN_IF_ERROR(bpe.AddTokens(model, source));
   CAUSEWAY_RETURN_IF_ERROR(bpe.AddMerges(model, source));
+  // Last, as it encodes every entry with the tables made before.
   bpe.FindDirect(model.ignore_merges);
   return bpe;
 }
@@ -77,6 +81,7 @@ Status Bpe::AddTokens(const BpeModel& model, const std::string& source) {
     if (token.id < 0 || token.id >= kMaxTokens)
       return InvalidArgument(Text(source, ": model.vocab: ", Quoted(token.text), " has id ",
                                   token.id, ", expected 0 to ", kMaxTokens - 1));
+    // Ids need not be consecutive: an id between has no bytes.
     size = std::max<int64_t>(size, token.id + 1);
   }
   spans_.resize(size);
@@ -94,6 +99,7 @@ Status Bpe::AddTokens(const BpeModel& model, const std::string& source) {
     const std::string& bytes = decoded ? *decoded : token.text;
     spans_[token.id] = {static_cast<uint32_t>(bytes_.size()), static_cast<uint32_t>(bytes.size())};
     bytes_ += bytes;
+    // Spans are 32-bit; the limit of the file's size keeps it far below.
     CHECK(bytes_.size() <= std::numeric_limits<uint32_t>::max(), bytes_.size());
     if (decoded) in_alphabet.push_back(token.id);
   }
@@ -115,6 +121,7 @@ Status Bpe::AddTokens(const BpeModel& model, const std::string& source) {
 }
 
 Status Bpe::AddMerges(const BpeModel& model, const std::string& source) {
+  // A power of two, at most half full: probing ends soon, and always at an empty slot.
   merges_.resize(std::bit_ceil(std::max<size_t>(2 * model.merges.size(), 2)));
   int32_t rank = 0;
   for (const auto& [left, right] : model.merges) {
@@ -146,6 +153,7 @@ void Bpe::FindDirect(bool ignore_merges) {
   for (const auto& [bytes, id] : by_bytes_) {
     ids.clear();
     if (!ignore_merges) Encode(bytes, &ids);
+    // True where encoding the entry's own bytes gives the entry: Encode then need not merge.
     direct_[id] = ignore_merges || (ids.size() == 1 && ids[0] == id);
   }
 }
@@ -171,6 +179,7 @@ const Bpe::Merge* Bpe::FindMerge(int32_t left, int32_t right) const {
 }
 
 void Bpe::Encode(std::string_view piece, std::vector<int32_t>* ids) const {
+  // Most pieces are words that have a token of their own.
   if (piece.size() <= longest_) {
     const auto found = by_bytes_.find(piece);
     if (found != by_bytes_.end() && direct_[found->second]) {
@@ -201,6 +210,7 @@ void Bpe::MergeShort(std::string_view piece, std::vector<int32_t>* ids) const {
   };
   for (size_t i = 0; i < count; ++i) look(i);
   while (count > 1) {
+    // The lowest rank, the leftmost of equals, as `<` keeps the first.
     size_t best = 0;
     for (size_t i = 1; i < count; ++i)
       if (parts[i].rank < parts[best].rank) best = i;
@@ -208,6 +218,7 @@ void Bpe::MergeShort(std::string_view piece, std::vector<int32_t>* ids) const {
     parts[best].id = parts[best].merged;
     std::copy(parts + best + 2, parts + count, parts + best + 1);
     --count;
+    // Only the merged part and the one before it have a new neighbour.
     look(best);
     if (best > 0) look(best - 1);
   }
@@ -234,6 +245,7 @@ void Bpe::MergeLong(std::string_view piece, std::vector<int32_t>* ids) const {
   const auto count = static_cast<uint32_t>(piece.size());
   std::vector<Part> parts(count);
   for (uint32_t i = 0; i < count; ++i)
+    // The first part's `previous` wraps around and is never used.
     parts[i] = {byte_ids_[static_cast<uint8_t>(piece[i])], i - 1, i + 1};
   std::vector<Candidate> storage;
   storage.reserve(count);
@@ -250,6 +262,7 @@ void Bpe::MergeLong(std::string_view piece, std::vector<int32_t>* ids) const {
     queue.pop();
     Part& part = parts[top.part];
     // Outdated if one of the two has since been merged with something else.
+    // Pairs are not taken out of the queue when they vanish, only skipped here.
     if (part.id != top.left || part.next >= count || parts[part.next].id != top.right) continue;
     part.id = top.merged;
     parts[part.next].id = -1;

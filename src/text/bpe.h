@@ -46,6 +46,7 @@ class Bpe {
   // The bytes of a token; empty for an id that is no entry. An entry outside the byte-level
   // alphabet stands for its own text.
   std::string_view TokenBytes(int32_t id) const;
+  // The id of the entry with exactly these bytes.
   std::optional<int32_t> Find(std::string_view bytes) const;
   int64_t size() const { return static_cast<int64_t>(spans_.size()); }
 
@@ -67,6 +68,7 @@ class Bpe {
   void FindDirect(bool ignore_merges);
 
   const Merge* FindMerge(int32_t left, int32_t right) const;
+  // Two ways to the same ids: quadratic without memory, and n log n.
   void MergeShort(std::string_view piece, std::vector<int32_t>* ids) const;
   void MergeLong(std::string_view piece, std::vector<int32_t>* ids) const;
 

@@ -34,9 +34,11 @@ class BpeTokenizer final : public Tokenizer {
   }
 
   std::vector<int32_t> Encode(std::string_view text, bool parse_special) const override {
+    // UTF-8 that is broken becomes U+FFFD first: patterns and merges see sound text only.
     std::string sound;
     AppendUtf8(text, &sound);
     Work work{SplitPattern::Scratch(), {}};
+    // A token has about three bytes or more in most texts.
     work.ids.reserve(sound.size() / 3);
     if (parse_special) {
       FindAdded(sound, 0, &work);
@@ -70,6 +72,7 @@ class BpeTokenizer final : public Tokenizer {
   };
 
   void FindAdded(std::string_view text, int pass, Work* work) const {
+    // Pass 0 looks for tokens as written, pass 1 for normalised ones, then the rest is split.
     if (pass == 2) return Split(text, 0, work);
     const TokenFinder& finder = pass == 0 ? plain_ : normalized_;
     if (finder.empty()) return FindAdded(text, pass + 1, work);

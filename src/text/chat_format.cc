@@ -1,3 +1,6 @@
+// A conversation is checked as a whole before a format renders it: roles, fields and their order.
+// What a format has no place for is an error, as the model would otherwise be asked something else
+// than was sent.
 #include "text/chat_format.h"
 
 #include "base/check.h"

@@ -10,6 +10,7 @@ namespace causeway {
 
 enum class ChatFormat { kV3, kV31, kV32 };
 
+// A call that an assistant's message made.
 struct ToolCall {
   std::string id;
   std::string name;
@@ -24,6 +25,7 @@ struct ChatMessage {
   std::string tool_call_id;          // tool only
 };
 
+// Beside the messages. What a format does not have is refused, never ignored.
 struct ChatOptions {
   bool thinking = false;
   std::vector<std::string> tools;  // each a JSON object {"name", "description", "parameters"}

@@ -93,6 +93,7 @@ StatusOr<std::string> RenderV3(const std::vector<ChatMessage>& messages,
       in_results = false;
       text += message.content;
       for (const ToolCall& call : message.tool_calls) {
+        // The first call follows the opening marker, others a line break.
         text += &call == &message.tool_calls.front() ? kCallsBegin : "\n";
         Append(&text, {kCallBegin, "function", kSeparator, call.name, "\n```json\n", call.arguments,
                        "\n```", kCallEnd});
@@ -105,6 +106,7 @@ StatusOr<std::string> RenderV3(const std::vector<ChatMessage>& messages,
     }
   }
   if (in_results) text += kOutputsEnd;
+  // After the user's message the marker for the reply is there already.
   if (!after_user && !in_results && !options.finished) text += kAssistant;
   return text;
 }

@@ -63,6 +63,7 @@ StatusOr<std::string> OptionsText(const ChatOptions& options) {
     if (!schema.IsObject())
       return InvalidArgument(
           Text("response_schema: found ", Describe(schema), ", expected a JSON object"));
+    // An empty schema asks for nothing.
     if (!schema.keys.empty()) {
       text += "\n\n";
       text += kSchemaBegin;
@@ -79,6 +80,7 @@ StatusOr<std::string> CallText(const ToolCall& call) {
     const JsonValue& value = arguments.values[i];
     if (i > 0) text += "\n";
     text += "<｜DSML｜parameter name=\"" + arguments.keys[i] + "\" string=\"";
+    // Strings as they are, everything else as JSON, as the "string" attribute says.
     text += value.IsString() ? "true\">" + value.text : "false\">" + PythonJson(value);
     text += "</｜DSML｜parameter>";
   }
@@ -106,6 +108,7 @@ StatusOr<std::string> RenderV32(const std::vector<ChatMessage>& messages,
   // message before it.
   const bool own_holder = messages[0].role != "system" && messages[0].role != "developer";
   if (own_holder) text += options_text;
+  // Results of several calls share one block, opened by the first and closed by the last.
   size_t results_left = 0;  // of the calls of the last assistant message
   size_t results = 0;       // how many those calls have in all
   for (size_t i = 0; i < messages.size(); ++i) {
@@ -146,6 +149,7 @@ StatusOr<std::string> RenderV32(const std::vector<ChatMessage>& messages,
       text += kEos;
       results = results_left = message.tool_calls.size();
     } else {
+      // RenderChat has checked the order of the roles.
       CHECK(message.role == "tool" && results_left > 0, message.role, " ", results_left);
       if (results_left == results) text += "\n\n<function_results>";
       text += "\n<result>" + message.content + "</result>";

@@ -11,6 +11,7 @@
 
 namespace causeway {
 
+// The special tokens that the formats use, by their texts.
 inline constexpr std::string_view kBos = "<｜begin▁of▁sentence｜>";
 inline constexpr std::string_view kEos = "<｜end▁of▁sentence｜>";
 inline constexpr std::string_view kUser = "<｜User｜>";

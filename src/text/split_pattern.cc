@@ -1,3 +1,5 @@
+// Patterns run on PCRE2 over sound UTF-8, so its checks are off. A split must make progress:
+// patterns that may match the empty text are refused.
 #include "text/split_pattern.h"
 
 #include <cstdint>
@@ -48,6 +50,8 @@ StatusOr<SplitPattern> SplitPattern::Compile(const std::string& pattern, uint32_
   result.no_limits_.reset(pcre2_match_context_create(nullptr));
   if (result.no_limits_ == nullptr) throw std::bad_alloc();
   constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+  // The limits guard against patterns that take for ever on some texts; here a search that gave up
+  // would cut the text differently.
   pcre2_set_match_limit(result.no_limits_.get(), kNone);
   pcre2_set_depth_limit(result.no_limits_.get(), kNone);
   pcre2_set_heap_limit(result.no_limits_.get(), kNone);
@@ -61,6 +65,7 @@ bool SplitPattern::Find(std::string_view text, size_t from, const Scratch& scrat
   if (compiled_)
     found = pcre2_jit_match(code_.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK,
                             scratch.get(), no_limits_.get());
+  // The machine code's stack is small: a long match is done again by the interpreter.
   if (found == PCRE2_ERROR_JIT_STACKLIMIT || found == PCRE2_ERROR_MATCHLIMIT)
     found = pcre2_match(code_.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                         scratch.get(), no_limits_.get());

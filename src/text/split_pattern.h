@@ -53,6 +53,7 @@ class SplitPattern {
   };
 
   SplitPattern() = default;
+  // For PCRE2 as it is; errors are PCRE2's own, with the byte.
   static StatusOr<SplitPattern> Compile(const std::string& pattern, uint32_t options,
                                         const std::string& where);
 

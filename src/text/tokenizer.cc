@@ -1,3 +1,5 @@
+// The two kinds of tokenizer: the one of tokenizer.json (bpe_tokenizer.cc), and one token per byte
+// for models without one.
 #include "text/tokenizer.h"
 
 #include <algorithm>
@@ -17,6 +19,7 @@ constexpr int64_t kMaxFileBytes = 128 << 20;
 class ByteTokenizer final : public Tokenizer {
  public:
   ByteTokenizer(int32_t bos, int32_t eos) : bos_(bos), eos_(eos), first_(std::max(bos, eos) + 1) {
+    // TokenBytes returns views: every byte needs a place of its own.
     for (size_t byte = 0; byte < bytes_.size(); ++byte) bytes_[byte] = static_cast<char>(byte);
   }
 
@@ -27,6 +30,7 @@ class ByteTokenizer final : public Tokenizer {
     ids.reserve(sound.size());
     for (size_t i = 0; i < sound.size();) {
       const std::string_view rest = std::string_view(sound).substr(i);
+      // Special tokens by their texts, as in a prompt that a chat format rendered.
       if (parse_special && (rest.starts_with(kBos) || rest.starts_with(kEos))) {
         const bool bos = rest.starts_with(kBos);
         ids.push_back(bos ? bos_ : eos_);
@@ -92,6 +96,7 @@ std::string Tokenizer::Decode(const std::vector<int32_t>& ids, bool skip_special
   std::string bytes;
   for (const int32_t id : ids)
     if (!(skip_special && IsSpecial(id))) bytes += TokenBytes(id);
+  // Joined before they are made sound: characters may be cut between tokens.
   std::string text;
   AppendUtf8(bytes, &text);
   return text;

@@ -30,6 +30,7 @@ class Tokenizer {
   virtual std::vector<int32_t> Encode(std::string_view text, bool parse_special = true) const = 0;
   // The bytes of one token (special tokens: their text); empty for an id without text.
   virtual std::string_view TokenBytes(int32_t id) const = 0;
+  // Whether Decode leaves the token out with `skip_special`.
   virtual bool IsSpecial(int32_t id) const = 0;
   // Ids to text; invalid UTF-8 sequences become U+FFFD.
   std::string Decode(const std::vector<int32_t>& ids, bool skip_special = true) const;

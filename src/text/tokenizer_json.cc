@@ -1,3 +1,5 @@
+// Reads what tokenizers of the model family use, and refuses the rest by name: an option that was
+// ignored would give other ids without anybody noticing.
 #include "text/tokenizer_json.h"
 
 #include <unordered_map>
@@ -83,6 +85,7 @@ Status ReadVocabulary(const Section& model, BpeModel* bpe) {
   bpe->vocabulary.reserve(vocabulary->keys.size());
   for (size_t i = 0; i < vocabulary->keys.size(); ++i) {
     const std::optional<int64_t> id = vocabulary->values[i].Integer();
+    // Ids bound the tables made of them.
     if (!id || *id < 0 || *id >= kMaxTokens)
       return model.Error(Text("vocab[", Quoted(vocabulary->keys[i]), "]"),
                          Describe(vocabulary->values[i]), Text("an id of 0 to ", kMaxTokens - 1));
@@ -114,6 +117,7 @@ Status ReadMerges(const Section& model, BpeModel* bpe) {
 Status ReadModel(const Section& model, BpeModel* bpe) {
   CAUSEWAY_ASSIGN_OR_RETURN(const std::string type, model.String("type", "\"BPE\""));
   if (type != "BPE") return model.Error("type", Quoted(type), "\"BPE\"");
+  // Dropout other than 0 would make encoding random.
   if (const JsonValue* dropout = model.value.Find("dropout"))
     if (!dropout->IsNull() && dropout->text != "0" && dropout->text != "0.0")
       return model.Error("dropout", Describe(*dropout), "null");
@@ -161,6 +165,7 @@ Status ReadPreTokenizer(const Section& file, std::vector<SplitPattern>* splits) 
   if (steps.empty() || steps.size() > kMaxSplits)
     return outer.Error("pretokenizers", Text(steps.size(), " steps"),
                        Text("1 to ", kMaxSplits, " steps"));
+  // Split steps in order, then ByteLevel, which may bring a last split of its own.
   for (size_t i = 0; i < steps.size(); ++i) {
     const Section& step = steps[i];
     const bool last = i + 1 == steps.size();
@@ -173,6 +178,7 @@ Status ReadPreTokenizer(const Section& file, std::vector<SplitPattern>* splits) 
       splits->push_back(std::move(split));
       continue;
     }
+    // Absent, add_prefix_space means true, and that is not supported.
     CAUSEWAY_RETURN_IF_ERROR(step.NeedFlag("add_prefix_space", true, false));
     CAUSEWAY_ASSIGN_OR_RETURN(const bool use_regex, step.Flag("use_regex", true));
     if (!use_regex) continue;
@@ -205,6 +211,7 @@ StatusOr<AddedToken> ReadAddedToken(const Section& entry) {
                        Text("1 to ", kMaxAddedBytes, " bytes"));
   CAUSEWAY_ASSIGN_OR_RETURN(token.special, entry.Flag("special", false));
   CAUSEWAY_ASSIGN_OR_RETURN(token.normalized, entry.Flag("normalized", false));
+  // Options about the text around the token: none of them is supported.
   for (const char* key : {"single_word", "lstrip", "rstrip"})
     CAUSEWAY_RETURN_IF_ERROR(entry.NeedFlag(key, false, false));
   return token;
@@ -225,6 +232,7 @@ Status ReadAddedTokens(const Section& file, const BpeModel& model, std::vector<A
   for (size_t i = 0; i < list->values.size(); ++i) {
     const Section entry{list->values[i], Text("added_tokens[", i, "]"), file.source};
     CAUSEWAY_ASSIGN_OR_RETURN(AddedToken token, ReadAddedToken(entry));
+    // Listed once, with one id, which no other text has.
     if (!seen.insert(token.text).second)
       return entry.Error("content", Quoted(token.text), "a text that is listed once");
     if (const auto id = ids.find(token.text); id != ids.end() && id->second != token.id)
@@ -246,6 +254,7 @@ StatusOr<TokenizerParts> ParseTokenizerJson(std::string_view json, const std::st
   CAUSEWAY_ASSIGN_OR_RETURN(const JsonValue root, ParseJson(json, source));
   const Section file{root, "", source};
   if (!root.IsObject()) return file.Error("", Describe(root), "an object");
+  // truncation and padding change what Encode returns, so they must be off.
   CAUSEWAY_RETURN_IF_ERROR(file.NeedNothing("truncation"));
   CAUSEWAY_RETURN_IF_ERROR(file.NeedNothing("padding"));
   CAUSEWAY_RETURN_IF_ERROR(CheckNormalizer(file));

@@ -12,6 +12,7 @@
 
 namespace causeway {
 
+// Text meets `added` first, then `splits`, then the model.
 struct TokenizerParts {
   BpeModel model;
   std::vector<AddedToken> added;

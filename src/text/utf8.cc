@@ -1,3 +1,5 @@
+// Broken UTF-8 is replaced as Unicode and Python do it: one U+FFFD for each longest piece that
+// could have begun a character.
 #include "text/utf8.h"
 
 #include <algorithm>
@@ -35,6 +37,7 @@ Utf8Step NextUtf8(std::string_view text) {
   const Form form = FormOf(first);
   if (form.more == 0) return {.bytes = 1};
   for (size_t i = 1; i <= form.more; ++i) {
+    // The text ends inside what may still become a character.
     if (i == text.size()) return {.bytes = i, .cut = true};
     const uint8_t low = i == 1 ? form.low : 0x80;
     const uint8_t high = i == 1 ? form.high : 0xbf;
@@ -59,6 +62,7 @@ void AppendUtf8(std::string_view text, std::string* out) {
 }
 
 size_t CutUtf8Bytes(std::string_view text) {
+  // A character has at most three bytes before its last one.
   const size_t longest = std::min<size_t>(3, text.size());
   for (size_t bytes = 1; bytes <= longest; ++bytes) {
     const std::string_view tail = text.substr(text.size() - bytes);

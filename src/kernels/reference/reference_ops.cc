@@ -16,6 +16,7 @@ float Load(DType type, const void* data, int64_t i) {
                              : FromBf16(static_cast<const Bf16*>(data)[i]);
 }
 
+// Rounds to nearest even where the type is bf16.
 void Store(DType type, void* data, int64_t i, float value) {
   if (type == DType::kF32) {
     static_cast<float*>(data)[i] = value;
@@ -24,6 +25,7 @@ void Store(DType type, void* data, int64_t i, float value) {
   }
 }
 
+// The value as the type holds it, still as float.
 float Round(DType type, float value) {
   return type == DType::kF32 ? value : FromBf16(ToBf16(value));
 }
@@ -87,6 +89,7 @@ void Gemm(const GemmArgs& args) {
       } else {
         const int64_t run = args.k / args.segments;
         std::vector<float> runs;
+        // A product with k = 0 has one empty run, and gives 0.
         for (int64_t begin = 0; begin < args.k || runs.empty(); begin += run) {
           runs.push_back(Accumulate(
               args.type, run, 0.0f,
@@ -136,6 +139,7 @@ void StoreNorm(const NormArgs& args, int64_t row, int64_t i, float y) {
 void RmsNorm(const NormArgs& args) {
   for (int64_t row = 0; row < args.m; ++row) {
     const float* x = args.x + row * args.x_stride;
+    // x * x is rounded before the sum: no fused multiply-add here.
     const float sum = LaneSum(args.n, [&](int64_t i) { return x[i] * x[i]; });
     const float factor = 1.0f / std::sqrt(sum / static_cast<float>(args.n) + args.eps);
     for (int64_t i = 0; i < args.n; ++i) StoreNorm(args, row, i, x[i] * factor * args.weight[i]);
@@ -164,6 +168,7 @@ void Rotate(const RotateArgs& args) {
     for (int64_t head = 0; head < args.heads; ++head) {
       const float* x = args.x + row * args.x_stride + head * args.head_dim;
       const int64_t out = row * args.out_stride + head * args.head_dim;
+      // First all of the row, so that what is not rotated is copied.
       for (int64_t i = 0; i < args.head_dim; ++i) Store(args.type, args.out, out + i, x[i]);
       for (int64_t i = 0; i < half; ++i) {
         const int64_t first = args.rope_begin + (args.interleaved ? 2 * i : i);
@@ -187,12 +192,14 @@ void SiluMul(const SiluMulArgs& args) {
 
 void Quantize(const QuantizeArgs& args) {
   for (int64_t row = 0; row < args.m; ++row) {
+    // A row of zeros would divide by zero.
     float amax = 1e-10f;
     for (int64_t i = 0; i < args.k; ++i) {
       amax = std::max(amax, std::fabs(Load(args.type, args.x, row * args.x_stride + i)));
     }
     if (args.row_amax != nullptr) amax = std::max(args.row_amax[row], 1e-10f);
     const float inverse = 127.0f / amax;
+    // Up to the stride: the padding becomes zero.
     for (int64_t i = 0; i < args.out_stride; ++i) {
       const float x = i < args.k ? Load(args.type, args.x, row * args.x_stride + i) : 0.0f;
       args.out[row * args.out_stride + i] = static_cast<int8_t>(std::round(x * inverse));
@@ -240,6 +247,7 @@ class OnlineSoftmax {
   void AddBlock(const float (&score)[kPage], Value value) {
     float top = max_;
     for (float s : score) top = std::max(top, s);
+    // Nothing is visible yet: max_ stays -inf, and -inf minus -inf would be NaN.
     if (top == -INFINITY) return;  // no key so far
     const float rescale = std::exp(max_ - top);
     float weight[kPage];
@@ -287,6 +295,7 @@ void DenseAttention(const DenseAttentionArgs& args) {
   for (int64_t i = 0; i < args.m; ++i) {
     const int64_t position = args.first_position + i;
     OnlineSoftmax softmax(args.type, args.value_dim);
+    // All queries lie in one block of 64 positions: the first one's last page is everybody's.
     for (int64_t page = 0; page <= args.first_position / kPage; ++page) {
       const int64_t k_base = page * args.k_page_stride;
       const int64_t v_base = page * args.v_page_stride;
@@ -338,6 +347,7 @@ void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
         }
         dot[key] = (lane[0] + lane[2]) + (lane[1] + lane[3]);
       }
+      // log2(e): scores are powers of two, as exp2 is what the kernels compute.
       softmax.AddSelected(dot, count, args.scale * 1.44269504f,
                           [&](int64_t key, int64_t j) { return Load(args.type, row(key), j); });
     }
@@ -357,6 +367,7 @@ float IndexDot(const IndexScoreArgs& args, int64_t i, int64_t head, int64_t s) {
   if (args.type == DType::kI8) {
     int32_t sum = 0;
     for (int64_t k = 0; k < args.dim; ++k) {
+      // The page holds the values with 128 added.
       sum += static_cast<const int8_t*>(args.q)[q + k] *
              (static_cast<const uint8_t*>(page)[key_at(k)] - 128);
     }
