@@ -174,6 +174,7 @@ Status RunPrefill(const BenchFlags& flags) {
   nlohmann::json report = ResultJson(results[0], flags, config, flops, peak);
   report["isa"] = host->ops().name;
   report["scratch_bytes_per_rank"] = host->ranks().scratch_bytes();
+  report["scratch_bound_per_rank"] = host->ranks().scratch_bound();
   std::vector<double> ratios;
   if (results.size() > 1) {
     for (size_t i = 0; i < results[0].seconds.size(); ++i) {

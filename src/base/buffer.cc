@@ -10,17 +10,28 @@
 namespace causeway {
 namespace {
 constexpr int64_t kHugePage = int64_t{2} << 20;
+
+int64_t AlignmentOf(int64_t bytes) { return bytes >= 2 * kHugePage ? kHugePage : 64; }
+size_t Rounded(int64_t bytes) {
+  const int64_t alignment = AlignmentOf(bytes);
+  return static_cast<size_t>((bytes + alignment - 1) / alignment * alignment);
 }
 
-Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
+}  // namespace
+
+Buffer Buffer::Untouched(int64_t bytes) {
   CHECK(bytes >= 0, bytes);
-  if (bytes == 0) return;
-  const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : 64;
-  const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  data_ = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded));
-  if (data_ == nullptr) throw StartError(Text("out of memory: can't get ", bytes, " bytes"));
-  if (alignment == kHugePage) madvise(data_, static_cast<size_t>(rounded), MADV_HUGEPAGE);
-  std::memset(data_, 0, static_cast<size_t>(rounded));
+  Buffer out;
+  if (bytes == 0) return out;
+  out.data_ = std::aligned_alloc(static_cast<size_t>(AlignmentOf(bytes)), Rounded(bytes));
+  if (out.data_ == nullptr) throw StartError(Text("out of memory: can't get ", bytes, " bytes"));
+  out.bytes_ = bytes;
+  if (AlignmentOf(bytes) == kHugePage) madvise(out.data_, Rounded(bytes), MADV_HUGEPAGE);
+  return out;
+}
+
+Buffer::Buffer(int64_t bytes) : Buffer(Untouched(bytes)) {
+  if (bytes > 0) std::memset(data_, 0, Rounded(bytes));
 }
 
 Buffer::~Buffer() { std::free(data_); }
