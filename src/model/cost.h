@@ -34,9 +34,9 @@ FlopCounts NecessaryFlops(const ModelConfig& config, int64_t begin, int64_t end,
 // How much longer a FLOP takes in attention and in index scores (top-k included) than in linear
 // layers; fitted so that the ranks of `bench prefill` end together on the machine of
 // docs/performance.md.
-inline constexpr double kAbsorbedWeight = 1.5;
-inline constexpr double kMaterialisedWeight = 1.3;
-inline constexpr double kIndexWeight = 1.4;
+inline constexpr double kAbsorbedWeight = 1.05;
+inline constexpr double kMaterialisedWeight = 1.1;
+inline constexpr double kIndexWeight = 1.1;
 
 // The cost of a token as this engine computes it, for parallel::Partition: FLOPs, weighted.
 TokenCost PartitionCost(const ModelConfig& config);
