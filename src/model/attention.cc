@@ -7,7 +7,8 @@
 namespace causeway {
 namespace {
 
-// A kernel's tiles are this many heads high at least, or half of it.
+// Heads of a tile of the absorbed kernel (kernels/cpu/absorbed_attention.inc): items are whole
+// tiles.
 constexpr int64_t kHeadTile = 4;
 
 // Heads of one item of absorbed attention: all, unless that leaves workers without an item.

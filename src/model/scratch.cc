@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "base/arena.h"
+#include "base/view.h"
 #include "model/cost.h"
 #include "parallel/partition.h"
 
@@ -25,8 +25,10 @@ constexpr int64_t kHomeMost = 2048;
 constexpr int64_t kTravelTotal = 2048;
 constexpr int64_t kTravelMost = 256;
 constexpr int64_t kTravelLeast = 16;
-// What rounding each piece of the arena to 64 bytes may add; no pass has so many pieces.
-constexpr int64_t kRounding = 256 * 64;
+// Pieces of the arena that a pass has at a time, beside those of each worker; each is rounded up to
+// 64 bytes.
+constexpr int64_t kPieces = 64;
+constexpr int64_t kWorkerPieces = 32;
 
 // Bytes of what the passes put into the arena, by the calls that do it.
 struct Sizes {
@@ -176,7 +178,8 @@ ScratchBytes ScratchBound(const ModelConfig& c, const Layout& layout, DType type
     if (travel) out.experts = Sizes::Floats(work * c.num_experts_per_tok, c.hidden_size);
   }
   most = std::max(most, Sizes::Prepared(step.logit_rows, c.hidden_size));
-  out.arena = Sizes::Floats(rows, c.hidden_size) + most + kRounding;
+  out.arena = Sizes::Floats(rows, c.hidden_size) + most +
+              64 * (kPieces + kWorkerPieces * layout.threads_per_rank);
   out.workers = layout.threads_per_rank * kScratchBytes;
   out.sums = sizes.Sums(std::max(block, std::min(rows, kMlpRows)));
   return out;
