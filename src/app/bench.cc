@@ -186,6 +186,7 @@ Status RunPrefill(const BenchFlags& flags) {
   nlohmann::json report = ResultJson(results[0], flags, config, flops, peak, least);
   report["isa"] = host->ops().name;
   report["scratch_bytes_per_rank"] = host->ranks().scratch_bytes();
+  report["scratch_bound_per_rank"] = host->ranks().scratch_bound();
   std::vector<double> ratios;
   if (results.size() > 1) {
     // Runs of the same turn are compared with each other, as the machine's pace changes over

@@ -146,6 +146,7 @@ TEST_F(Commands, InspectCountsEveryStoredByteOnce) {
   }
   EXPECT_EQ(bytes, (*checkpoint)->bytes());
   EXPECT_EQ(report.at("ranks").size(), 2u);
+  EXPECT_GT(report.at("scratch_bound_per_rank").at("total"), 0);
   // Index keys of 32 values in 3 layers: 2 bytes a value, or 1 and a scale of 4.
   const auto int8 =
       Good({"inspect", "--model-path", model, "--index-cache-dtype", "int8", "--json"});
@@ -210,6 +211,8 @@ TEST_F(Commands, BenchPrefillNamesWhatItMeasured) {
     EXPECT_TRUE(report.contains(key)) << key;
   }
   EXPECT_EQ(report.at("tokens"), 200);
+  EXPECT_GT(report.at("scratch_bytes_per_rank"), 0);
+  EXPECT_LE(report.at("scratch_bytes_per_rank"), report.at("scratch_bound_per_rank"));
   for (const auto& operation : report.at("operations")) {
     EXPECT_TRUE(operation.contains("seconds") && operation.contains("share")) << operation;
   }

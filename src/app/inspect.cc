@@ -8,10 +8,13 @@
 #include "cache/kv_cache.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/tensor_names.h"
+#include "model/scratch.h"
 #include "model/weight_sizes.h"
 
 namespace causeway {
 namespace {
+
+constexpr int64_t kLongPrompt = 65536;  // whose KV and scratch memory are shown
 
 struct InspectFlags {
   ModelFlags model;
@@ -73,8 +76,8 @@ Contents Contents::Of(const Checkpoint& checkpoint, const ModelConfig& config, D
 class LayoutReport {
  public:
   LayoutReport(const ModelConfig& config, const Layout& layout, const WeightSizes& sizes,
-               int64_t kv_bytes)
-      : config_(config), layout_(layout), sizes_(sizes), kv_bytes_(kv_bytes) {}
+               int64_t kv_bytes, const ScratchBytes& scratch)
+      : config_(config), layout_(layout), sizes_(sizes), kv_bytes_(kv_bytes), scratch_(scratch) {}
 
   void AddTo(nlohmann::json& report) const;
   void Print() const;
@@ -93,7 +96,8 @@ class LayoutReport {
   const ModelConfig& config_;
   const Layout& layout_;
   const WeightSizes& sizes_;
-  const int64_t kv_bytes_;  // of a token
+  const int64_t kv_bytes_;      // of a token
+  const ScratchBytes scratch_;  // bound for a prompt of kLongPrompt tokens
 };
 
 nlohmann::json JsonOf(const WeightBytes& bytes) {
@@ -105,6 +109,10 @@ void LayoutReport::AddTo(nlohmann::json& report) const {
   report["layout"] = layout_.ToString();
   report["kv_bytes_per_token"] = kv_bytes_;
   report["embedding_bytes"] = sizes_.embedding_bytes();
+  report["scratch_bound_per_rank"] = {
+      {"prompt_tokens", kLongPrompt},       {"arena", scratch_.arena},
+      {"workers", scratch_.workers},        {"tensor_sums", scratch_.sums},
+      {"expert_outputs", scratch_.experts}, {"total", scratch_.total()}};
   for (int host = 0; host < layout_.hosts; ++host) {
     report["hosts"].push_back({{"host", host},
                                {"first_rank", host * layout_.ranks_per_host()},
@@ -160,11 +168,18 @@ void LayoutReport::Print() const {
     PrintBytes(OfHost(host));
   }
   std::printf(
-      "\nand on each host the KV cache, %s a token (%s for 65536 tokens), and the embedding in "
+      "\nand on each host the KV cache, %s a token (%s for %lld tokens), and the embedding in "
       "the\n"
       "mapped file, %s\n",
-      Human(kv_bytes_).c_str(), Human(kv_bytes_ * 65536).c_str(),
-      Human(sizes_.embedding_bytes()).c_str());
+      Human(kv_bytes_).c_str(), Human(kv_bytes_ * kLongPrompt).c_str(),
+      static_cast<long long>(kLongPrompt), Human(sizes_.embedding_bytes()).c_str());
+  std::printf(
+      "\nscratch memory of a rank in prefill of %lld tokens: at most %s\n"
+      "  residual stream and largest pass %s, workers %s, sums over a TP group %s, outputs of "
+      "experts %s\n",
+      static_cast<long long>(kLongPrompt), Human(scratch_.total()).c_str(),
+      Human(scratch_.arena).c_str(), Human(scratch_.workers).c_str(), Human(scratch_.sums).c_str(),
+      Human(scratch_.experts).c_str());
 }
 
 void PrintContents(const Checkpoint& checkpoint, const ModelConfig& config, DType mode,
@@ -220,7 +235,9 @@ Status RunInspect(const InspectFlags& flags) {
                    .index_dim = config.index_head_dim,
                    .type = options.dtype,
                    .int8_index = options.int8_index};
-  const LayoutReport ranks(config, layout, sizes, kv.BytesPerToken());
+  const LayoutReport ranks(config, layout, sizes, kv.BytesPerToken(),
+                           PrefillScratchBound(config, layout, options.dtype, kLongPrompt,
+                                               flags.model.chunked_prefill_size));
   if (flags.json) {
     nlohmann::json report = {{"model", options.model_path},
                              {"model_type", config.model_type},

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -11,12 +12,31 @@
 
 namespace causeway {
 
-// Grows by whole blocks and keeps them; not zeroed between uses. One thread.
+// Grows by whole blocks and keeps them, or has one block that is limited. Not zeroed between uses.
+// One thread.
 class Arena {
  public:
+  // From now on no more than `bytes` can be in use at a time; asking for more is a bug of who
+  // stated the limit. Only while nothing is in use.
+  void Limit(int64_t bytes) {
+    CHECK(block_ == 0 && offset_ == 0, "arena in use: block ", block_, " byte ", offset_);
+    if (blocks_.empty() || blocks_[0].bytes() < bytes) {
+      // Larger than asked for, so that slowly growing limits seldom need another; what is never
+      // written takes no memory.
+      const auto rounded = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(bytes)));
+      blocks_.clear();
+      blocks_.push_back(Buffer::Untouched(rounded));
+    }
+    limit_ = bytes;
+  }
   // `bytes` aligned to 64.
   void* Allocate(int64_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
+    if (limit_ > 0) {
+      CHECK(offset_ + bytes <= limit_, "scratch memory: ", offset_, " bytes in use, ", bytes,
+            " more asked for, limit ", limit_);
+      most_ = std::max(most_, offset_ + bytes);
+    }
     // On to a block with room; what is left of the one before stays unused until the scope ends.
     while (block_ < blocks_.size() && offset_ + bytes > blocks_[block_].bytes()) {
       ++block_;
@@ -42,8 +62,8 @@ class Arena {
   Rows Matrix(DType type, int64_t rows, int64_t cols) {
     return Rows::Dense(Allocate(rows * cols * SizeOf(type)), type, rows, cols);
   }
-  // Bytes held, used or not: the rank's scratch memory.
-  int64_t bytes() const { return total_; }
+  // Bytes held: whole blocks, or of a limited one the most that was ever in use.
+  int64_t bytes() const { return limit_ > 0 ? most_ : total_; }
 
  private:
   friend class ArenaScope;
@@ -53,6 +73,8 @@ class Arena {
   size_t block_ = 0;    // the block in use
   int64_t offset_ = 0;  // its first free byte
   int64_t total_ = 0;
+  int64_t limit_ = 0;  // 0: none
+  int64_t most_ = 0;   // ever in use under a limit
 };
 
 // Gives back at its end what was allocated since its beginning.

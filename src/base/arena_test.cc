@@ -71,6 +71,28 @@ TEST(Arena, AnAllocationLargerThanABlockGetsItsOwn) {
   EXPECT_GE(arena.bytes(), kBlock + 64);
 }
 
+TEST(Arena, ALimitIsTheMostThatCanBeInUseHoweverItIsAskedFor) {
+  Arena arena;
+  for (int64_t limit : {int64_t{1000} * 64, 3 * kBlock, int64_t{5000} * 64}) {
+    arena.Limit(limit);
+    for (int64_t part : {int64_t{64}, limit / 3 / 64 * 64, limit}) {
+      const ArenaScope scope(arena);
+      for (int64_t used = 0; used + part <= limit; used += part) {
+        std::memset(arena.Allocate(part), 1, static_cast<size_t>(part));
+      }
+    }
+  }
+  EXPECT_EQ(arena.bytes(), 3 * kBlock) << "the most that was in use";
+}
+
+TEST(ArenaDeathTest, MoreThanTheLimitIsRefusedWithBothNumbers) {
+  Arena arena;
+  arena.Limit(1024);
+  arena.Allocate(1000);
+  EXPECT_DEATH(arena.Allocate(1), "1024 bytes in use, 64 more asked for, limit 1024");
+  EXPECT_DEATH(arena.Limit(2048), "arena in use");
+}
+
 TEST(Arena, ViewsHaveTheShapeAndTypeAskedFor) {
   Arena arena;
   const View<float, 2> floats = arena.Floats(3, 5);

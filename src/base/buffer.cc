@@ -10,20 +10,31 @@
 namespace causeway {
 namespace {
 constexpr int64_t kHugePage = int64_t{2} << 20;
+
+// From two huge pages on: rounding up to whole ones then costs at most half as much again.
+int64_t AlignmentOf(int64_t bytes) { return bytes >= 2 * kHugePage ? kHugePage : 64; }
+size_t Rounded(int64_t bytes) {
+  const int64_t alignment = AlignmentOf(bytes);
+  return static_cast<size_t>((bytes + alignment - 1) / alignment * alignment);
 }
 
-Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
+}  // namespace
+
+Buffer Buffer::Untouched(int64_t bytes) {
   CHECK(bytes >= 0, bytes);
-  if (bytes == 0) return;
-  // From two huge pages on: rounding up to whole ones then costs at most half as much again.
-  const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : 64;
-  const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  data_ = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded));
-  if (data_ == nullptr) throw StartError(Text("out of memory: can't get ", bytes, " bytes"));
+  Buffer out;
+  if (bytes == 0) return out;
+  out.data_ = std::aligned_alloc(static_cast<size_t>(AlignmentOf(bytes)), Rounded(bytes));
+  if (out.data_ == nullptr) throw StartError(Text("out of memory: can't get ", bytes, " bytes"));
+  out.bytes_ = bytes;
   // Only a hint: where huge pages are off, it fails and small ones serve.
-  if (alignment == kHugePage) madvise(data_, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+  if (AlignmentOf(bytes) == kHugePage) madvise(out.data_, Rounded(bytes), MADV_HUGEPAGE);
+  return out;
+}
+
+Buffer::Buffer(int64_t bytes) : Buffer(Untouched(bytes)) {
   // Takes every page now, so that none has to be fetched from the system inside a step.
-  std::memset(data_, 0, static_cast<size_t>(rounded));
+  if (bytes > 0) std::memset(data_, 0, Rounded(bytes));
 }
 
 Buffer::~Buffer() { std::free(data_); }

@@ -1,4 +1,4 @@
-// Buffer owns memory: aligned, move-only, zeroed.
+// Buffer owns memory: aligned, move-only, zeroed unless said otherwise.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,9 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t bytes);
+  // The same, not set to anything: where the system gives out fresh pages, those that nobody writes
+  // to take no memory.
+  static Buffer Untouched(int64_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}

@@ -135,6 +135,8 @@ TEST_P(Invariance, EveryLayoutChunkAndBatchGivesTheSameBytes) {
         for (int64_t chunk : kChunks) {
           const auto found = RunTogether(*host, sequences, chunk);
           ++combinations;
+          ASSERT_LE(host->ranks().scratch_bytes(), host->ranks().scratch_bound())
+              << GetParam() << ", " << layout.ToString() << ", chunk " << chunk;
           for (size_t s = 0; s < sequences.size(); ++s) {
             ASSERT_EQ(found[s].size(), expected[s].size());
             ASSERT_EQ(std::memcmp(found[s].data(), expected[s].data(), found[s].size() * 4), 0)
@@ -147,6 +149,52 @@ TEST_P(Invariance, EveryLayoutChunkAndBatchGivesTheSameBytes) {
   }
   std::printf("invariance %-16s %-8s %d combinations, all equal\n", GetParam().fixture,
               NameOf(GetParam().dtype), combinations);
+}
+
+// With fewer rows than threads the heads of a row are cut over them.
+TEST_P(Invariance, DecodeGivesTheSameBytesWithAnyNumberOfThreadsAloneAndInABatch) {
+  const auto host = Load();
+  const int64_t vocab = host->config().vocab_size;
+  const std::vector<int32_t> prompt = Tokens(kLong, 5, vocab);
+  const std::vector<int32_t> generated = Tokens(4, 6, vocab);
+  std::vector<float> expected;  // a row of logits for each generated token
+  for (int threads : {1, 2, 3, 5}) {
+    for (size_t copies : {1, 2, 4}) {
+      Layout layout;
+      layout.threads_per_rank = threads;
+      host->SetLayout(layout);
+      std::vector<Extend> extends(copies);
+      for (Extend& e : extends) {
+        e.tokens = prompt;
+        ASSERT_TRUE(host->pages().Allocate(kLong / kPage + 1, e.pages).ok());
+      }
+      std::vector<float> found;
+      for (size_t i = 0; i <= generated.size(); ++i) {
+        const Batch batch{extends};
+        StepOutput output(host->config(), host->weights().mode(), batch, nullptr);
+        const Status status = host->ranks().RunStep(batch, output);
+        ASSERT_TRUE(status.ok()) << status.message();
+        for (size_t c = 0; i > 0 && c < copies; ++c) {
+          const float* row = output.logits().row(static_cast<int64_t>(c));
+          if (c == 0) found.insert(found.end(), row, row + vocab);
+          ASSERT_EQ(std::memcmp(row, found.data() + found.size() - static_cast<size_t>(vocab),
+                                static_cast<size_t>(vocab) * 4),
+                    0)
+              << "copy " << c << " of " << copies;
+        }
+        for (Extend& e : extends) {
+          e.begin = e.end();
+          e.decode = true;
+          e.tokens.assign(1, generated[std::min(i, generated.size() - 1)]);
+        }
+      }
+      if (expected.empty()) expected = found;
+      ASSERT_EQ(found.size(), expected.size());
+      ASSERT_EQ(std::memcmp(found.data(), expected.data(), found.size() * 4), 0)
+          << GetParam() << ", " << threads << " threads, " << copies << " sequences";
+      for (Extend& e : extends) host->pages().Free(e.pages);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

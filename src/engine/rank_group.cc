@@ -230,4 +230,10 @@ int64_t RankGroup::scratch_bytes() const {
   return most;
 }
 
+int64_t RankGroup::scratch_bound() const {
+  int64_t most = 0;
+  for (const auto& worker : workers_) most = std::max(most, worker->scratch_bound());
+  return most;
+}
+
 }  // namespace causeway

@@ -68,6 +68,8 @@ class RankGroup {
   StatusOr<std::vector<HostCounts>> Counts();
   // Scratch memory of the rank that holds most, beside weights and KV.
   int64_t scratch_bytes() const;
+  // The largest bound on it that the steps so far had (model/scratch.h).
+  int64_t scratch_bound() const;
   // Not ok after a failed step, and on host 0 of several once another host was lost between steps.
   // From any thread.
   Status failure() const;

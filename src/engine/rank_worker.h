@@ -43,6 +43,7 @@ class RankWorker {
   // Between steps only.
   TraceLane& trace() { return trace_; }
   int64_t scratch_bytes() const { return forward_->scratch_bytes(); }
+  int64_t scratch_bound() const { return forward_->scratch_bound(); }
   const ReadCounts& reads() const { return forward_->reads(); }
   const ExpertCounts& expert_counts() const { return forward_->expert_counts(); }
   TraceLane* action_times() const { return links_.host->action_times(); }  // null on one host

@@ -43,6 +43,7 @@ class OpSet {
 
   const OpTable& table() const { return table_; }
   ThreadTeam& team() const { return team_; }
+  int64_t scratch_bytes() const { return team_.size() * kScratchBytes; }
 
   // Rows ready for products with weights of `weight_type`; int8 copies live in the arena. Where the
   // rows are parts of longer ones, row_amax [rows] gives the largest magnitude of each whole row.

@@ -7,16 +7,16 @@
 namespace causeway {
 namespace {
 
-// Rows whose absorbed queries are in memory at a time, and heads of one item of attention when
-// there are fewer rows than workers.
-constexpr int64_t kAbsorbRows = 64;
-constexpr int64_t kHeadGroup = 16;
-// Rows of one pass of the indexer for materialised heads.
-constexpr int64_t kSelectRows = 512;
-// Rows of one pass of the projections in f32, before rounding.
-constexpr int64_t kProjectRows = 512;
-// Bound on the memory of expanded keys and values of materialised heads; one head at least.
-constexpr int64_t kExpandBytes = int64_t{64} << 20;
+// Heads of a tile of the absorbed kernel (kernels/cpu/absorbed_attention.inc): items are whole
+// tiles.
+constexpr int64_t kHeadTile = 4;
+
+// Heads of one item of absorbed attention: all, unless that leaves workers without an item.
+int64_t HeadsOfItem(int64_t heads, int64_t rows, int64_t workers) {
+  if (rows >= workers) return heads;
+  const int64_t even = (heads * rows + workers - 1) / workers;
+  return std::min(heads, (even + kHeadTile - 1) / kHeadTile * kHeadTile);
+}
 
 }  // namespace
 
@@ -96,8 +96,8 @@ void Forward::Attend(int64_t layer, const LocalStep& step, const LocalStep::Bloc
   }
   const Selection selection = Select(layer, step, block, x, queries, pages);
   const TraceZone zone(trace_, "attention", static_cast<int32_t>(layer));
-  for (int64_t begin = 0; begin < block.rows(); begin += kAbsorbRows) {
-    const int64_t end = std::min(block.rows(), begin + kAbsorbRows);
+  for (int64_t begin = 0; begin < block.rows(); begin += pass_rows_.absorb) {
+    const int64_t end = std::min(block.rows(), begin + pass_rows_.absorb);
     AttendAbsorbed(w, step, block.begin + begin, queries.heads.Slice(begin, end), selection, begin,
                    pages, out.Slice(begin, end));
   }
@@ -171,7 +171,7 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
     }
   });
 
-  const int64_t group = rows >= ops_.team().size() ? heads : std::min(heads, kHeadGroup);
+  const int64_t group = HeadsOfItem(heads, rows, ops_.team().size());
   const int64_t groups = (heads + group - 1) / group;
   ops_.ForEach(rows * groups, [&](int64_t item, void* scratch) {
     const int64_t row = item / groups;

@@ -46,9 +46,9 @@ double LeastSeconds(const FlopCounts& flops, const PeakFlops& peak, bool int8_we
 // How much longer a FLOP takes in attention and in index scores (top-k included) than in linear
 // layers; fitted so that the ranks of `bench prefill` end together on the machine of
 // docs/performance.md.
-inline constexpr double kAbsorbedWeight = 1.5;
-inline constexpr double kMaterialisedWeight = 1.3;
-inline constexpr double kIndexWeight = 1.4;
+inline constexpr double kAbsorbedWeight = 1.05;
+inline constexpr double kMaterialisedWeight = 1.1;
+inline constexpr double kIndexWeight = 1.1;
 
 // The cost of a token as this engine computes it, for parallel::Partition: FLOPs, weighted.
 TokenCost PartitionCost(const ModelConfig& config);

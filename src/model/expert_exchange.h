@@ -61,6 +61,7 @@ class ExpertExchange {
                 Arena& arena);
   // Memory for the outputs of the work, [slots, hidden] f32.
   float* Outputs(int64_t slots);
+  int64_t bytes() const { return outputs_.bytes(); }  // held for them
   // Collective. result[part]: the outputs of this rank's slots whose experts are in that part, in
   // the order of tokens and slots, [*, hidden]; good until the next Dispatch.
   std::vector<const float*> Combine(int32_t layer);

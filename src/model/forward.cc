@@ -8,13 +8,6 @@
 namespace causeway {
 namespace {
 
-// Rows of a block: they bound the scratch for queries. Materialised heads are expanded once for a
-// block, which costs as much as attending to them from about 400 queries, hence the larger number,
-// and more where queries and outputs of a block fit into kMaterialisedBytes.
-constexpr int64_t kAbsorbedRows = 512;
-constexpr int64_t kMaterialisedRows = 4096;
-constexpr int64_t kMaterialisedBytes = int64_t{96} << 20;
-
 // The rows of these slices in blocks of one form of attention.
 std::vector<LocalStep::Block> BlocksOf(const Batch& batch, const std::vector<Slice>& slices,
                                        int64_t materialised_end, int64_t materialised_rows) {
@@ -102,6 +95,7 @@ Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& 
       heads_(PartOf(tp_, config_.num_attention_heads, weights.share().heads)),
       inner_(PartOf(tp_, config_.intermediate_size, weights.share().inner)),
       type_(weights.mode()),
+      pass_rows_(PassRows::Of(config_, layout, type_)),
       softmax_scale_(SoftmaxScale(weights.config())) {
   for (int other = 0; other < layout.hosts; ++other) {
     const Range panels = WeightShare::Of(config_, layout_, other).head_panels;
@@ -126,12 +120,13 @@ void Forward::ClearCounters() {
 }
 
 void Forward::Run(const Batch& batch, const StepSlices& slices, StepOutput& output) {
+  const LocalStep step(batch, output, slices, layout_, rank_, MaterialisedEnd(config_),
+                       pass_rows_.materialised);
+  const ScratchBytes bound = ScratchBound(
+      config_, layout_, type_, {step.rows(), step.most_rows, step.longest(), output.rows()});
+  arena_.Limit(bound.arena);
+  scratch_bound_ = std::max(scratch_bound_, bound.total());
   const ArenaScope scope(arena_);
-  const int64_t row_bytes =
-      heads_.size() * (config_.qk_head_dim() + config_.v_head_dim) * SizeOf(type_);
-  const LocalStep step(
-      batch, output, slices, layout_, rank_, MaterialisedEnd(config_),
-      std::max(kMaterialisedRows, kMaterialisedBytes / std::max<int64_t>(1, row_bytes)));
   const View<float, 2> x = arena_.Floats(step.rows(), config_.hidden_size);  // residual stream
   {
     const TraceZone zone(trace_, "embed");

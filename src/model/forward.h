@@ -2,6 +2,7 @@
 // every exchange between ranks is a line that names host_, tp_ or expert_exchange_.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "model/expert_exchange.h"
 #include "model/host_exchange.h"
 #include "model/rope.h"
+#include "model/scratch.h"
 #include "model/weights.h"
 #include "parallel/layout.h"
 #include "parallel/partition.h"
@@ -50,6 +52,12 @@ struct LocalStep {
   LocalStep(const Batch& batch, const StepOutput& output, const StepSlices& slices,
             const Layout& layout, int rank, int64_t materialised_end, int64_t materialised_rows);
   int64_t rows() const { return static_cast<int64_t>(position.size()); }
+  // The end of the longest of this rank's sequences, 0 without any.
+  int64_t longest() const {
+    int64_t end = 0;
+    for (const Slice& s : slices) end = std::max(end, s.end);
+    return end;
+  }
   const Slice& SliceOf(int64_t row) const {
     return slices[static_cast<size_t>(slice[static_cast<size_t>(row)])];
   }
@@ -81,8 +89,12 @@ class Forward {
   // for all wanted rows. Throws StepFailed. On return on every rank, output holds the results.
   void Run(const Batch& batch, const StepSlices& slices, StepOutput& output);
 
-  // Bytes of scratch memory that this rank holds beside weights and KV.
-  int64_t scratch_bytes() const { return arena_.bytes(); }
+  // Bytes of scratch memory that this rank holds beside weights and KV, and the bound that steps so
+  // far had (ScratchBound): never less.
+  int64_t scratch_bytes() const {
+    return arena_.bytes() + ops_.scratch_bytes() + tp_.bytes() + expert_exchange_.bytes();
+  }
+  int64_t scratch_bound() const { return scratch_bound_; }
   // Since the last ClearCounters; between steps only.
   const ReadCounts& reads() const { return reads_; }
   // How many of the tokens that this rank is home to chose each expert.
@@ -180,7 +192,9 @@ class Forward {
   std::vector<std::vector<int32_t>> o_sums_;
   std::vector<std::vector<int32_t>> down_sums_;
   const DType type_;  // of activations: f32 or bf16
+  const PassRows pass_rows_;
   const float softmax_scale_;
+  int64_t scratch_bound_ = 0;
   Arena arena_;
 };
 

@@ -8,10 +8,6 @@ namespace causeway {
 namespace {
 
 constexpr float kKeyNormEps = 1e-6f;  // of the index keys' LayerNorm, fixed in the model family
-// Queries scored together, so that a page of keys is read once for all of them, and pages of keys
-// between two looks at the scores.
-constexpr int64_t kScoreRows = 8;
-constexpr int64_t kScorePages = 16;
 
 // What a worker scores and selects with: 8 x 1024 scores, and for each of the 8 queries the keys
 // and positions of up to 2 topk + 512 candidates. For a topk of 2048 that is 346 KB a worker,

@@ -6,20 +6,6 @@
 #include "model/router.h"
 
 namespace causeway {
-namespace {
-
-// Rows of a pass where experts are at home: enough that each of 256 experts sees tens of them, few
-// enough to bound scratch.
-constexpr int64_t kHomeRows = 2048;
-// Rows of each home in a pass where tokens travel: a worker keeps one output row for each slot.
-constexpr int64_t kTravelRows = 256;
-// Rows of one pass of a dense or shared MLP.
-constexpr int64_t kMlpRows = 512;
-// Rows of one expert that an item computes at a time.
-constexpr int64_t kExpertRows = 128;
-
-}  // namespace
-
 void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x) {
   const LayerWeights& w = weights_.layer(layer);
   if (!w.is_moe) {
@@ -30,7 +16,7 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
   const auto layer_number = static_cast<int32_t>(layer);
   const Range home = tp_.HomeRows(step.rows());
   const bool travel = layout_.tokens_travel();
-  const int64_t pass = travel ? kTravelRows : kHomeRows;
+  const int64_t pass = travel ? pass_rows_.travel : pass_rows_.home;
   // A rank without tokens takes part all the same where they travel.
   const int64_t most =
       travel ? *std::max_element(step.home_rows.begin(), step.home_rows.end()) : home.size();

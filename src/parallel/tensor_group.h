@@ -42,6 +42,8 @@ class TensorGroup {
   // out += the parts of all ranks, added in a binary tree over the ranks: the upper end of the tree
   // over the runs of k (kernels/op_table.h) whose lower end each rank has made. `mine`: Partial.
   void AddTreeSum(CollectiveName name, int64_t rows, int64_t cols, View<float, 2> out);
+  // Held for Partial.
+  int64_t bytes() const { return parts_[0].bytes() + parts_[1].bytes(); }
   // The same for exact int8 sums: out += (float(sum) * row_scale[i]) * column_scale[j].
   void AddScaledSum(CollectiveName name, int64_t rows, int64_t cols, const float* row_scale,
                     const float* column_scale, View<float, 2> out);
