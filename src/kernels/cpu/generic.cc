@@ -11,6 +11,7 @@ namespace {
 struct Isa {
   typedef float F __attribute__((vector_size(16)));
   typedef int32_t I __attribute__((vector_size(16)));
+  typedef uint32_t U __attribute__((vector_size(16)));  // sums of these wrap
   static constexpr int kLanes = 4;
   static constexpr int kVectors = 4;  // of a tile: 16 columns
   static constexpr int Rows(int) { return 2; }
@@ -44,8 +45,9 @@ struct Isa {
   // p * 2^n for p in [1/2, 2), n the integer nearest to x; 0 if x < -126.
   static F TimesPowerOfTwo(F p, F n, F x) {
     const F shifted = n + 12582912.0f;  // n stands in its low bits; for x far below, not used
-    const I product = reinterpret_cast<I>(p) + ((reinterpret_cast<I>(shifted) - 0x4b400000) << 23);
-    return reinterpret_cast<F>(product & (x >= -126.0f));
+    const U exponent = (reinterpret_cast<U>(shifted) - 0x4b400000u) << 23;
+    const U product = reinterpret_cast<U>(p) + exponent;
+    return reinterpret_cast<F>(reinterpret_cast<I>(product) & (x >= -126.0f));
   }
   // -inf where the lane's bit is 0.
   static F KeepOrMinusInf(F x, uint32_t bits) {
