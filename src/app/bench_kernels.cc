@@ -150,6 +150,16 @@ Status BenchPeak(bool json) {
 
 Status BenchKernels(const BenchKernelsFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(const OpTable* table, ChooseTable(flags.isa));
+  std::string names;
+  bool any = false;
+  for (const Shape& shape : kShapes) {
+    any = any || std::string(shape.name).find(flags.shapes) != std::string::npos;
+    names += Text(names.empty() ? "" : ", ", shape.name);
+  }
+  if (!any) {
+    return InvalidArgument(
+        Text("--shapes is '", flags.shapes, "'; expected a part of one of: ", names));
+  }
   const ScopedFlushDenormals flush;
   const BarePeak peak = MeasureBarePeak();
   const double memory = MeasureReadBandwidth(256 << 20);

@@ -1,10 +1,24 @@
 // Weights are packed as oneDNN chooses before anything is timed, as ours are too.
 #include "app/onednn_product.h"
 
+#include <dlfcn.h>
+
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
 
 namespace causeway {
+namespace {
+
+// The processor time of the calling thread is what is measured, so oneDNN must not use others.
+// Through the loader, because nothing else here needs OpenMP.
+void KeepToOneThread() {
+  using SetThreads = void (*)(int);
+  if (void* found = dlsym(RTLD_DEFAULT, "omp_set_num_threads")) {
+    reinterpret_cast<SetThreads>(found)(1);
+  }
+}
+
+}  // namespace
 
 struct OneDnnProduct::State {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
@@ -17,6 +31,7 @@ std::unique_ptr<OneDnnProduct> OneDnnProduct::Make(DType type, int64_t m, int64_
   using Memory = dnnl::memory;
   // Only the types that the kernels are compared in.
   if (type == DType::kF32) return nullptr;
+  KeepToOneThread();
   const auto in = type == DType::kBf16 ? Memory::data_type::bf16 : Memory::data_type::s8;
   try {
     auto state = std::make_unique<State>();
