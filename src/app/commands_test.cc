@@ -317,6 +317,8 @@ TEST_F(Commands, MistakesGetAnErrorThatNamesThem) {
   Bad({"generate", "--model-path", model}, "--prompt");
   Bad({"make-model", "--preset", "tiny-v33", "--output", files_.File("x")}, "tiny-v33");
   Bad({"bench", "prefill", "--model-path", model, "--vs", "cp=2"}, "cp=2");
+  Bad({"bench", "kernels", "--shapes", "v4"}, "--shapes is 'v4'");
+  Bad({"logits", "--model-path", model, "--tokens", "/nowhere"}, "--tokens: can't read /nowhere");
   Bad({"dance"}, "dance");
 
   std::filesystem::resize_file(model + "/model.safetensors", 100'000);
