@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/numa.h"
 
 namespace causeway {
 namespace {
@@ -32,9 +33,18 @@ Buffer Buffer::Untouched(int64_t bytes) {
   return out;
 }
 
-Buffer::Buffer(int64_t bytes) : Buffer(Untouched(bytes)) {
-  // Takes every page now, so that none has to be fetched from the system inside a step.
-  if (bytes > 0) std::memset(data_, 0, Rounded(bytes));
+Buffer::Buffer(int64_t bytes) : Buffer(Untouched(bytes)) { Zero(); }
+
+Buffer Buffer::Spread(int64_t bytes) {
+  Buffer out = Untouched(bytes);
+  if (AlignmentOf(bytes) == kHugePage)
+    SpreadOverNodes(out.data_, static_cast<int64_t>(Rounded(bytes)));
+  out.Zero();
+  return out;
+}
+
+void Buffer::Zero() {
+  if (bytes_ > 0) std::memset(data_, 0, Rounded(bytes_));
 }
 
 Buffer::~Buffer() { std::free(data_); }

@@ -34,8 +34,14 @@ int32_t SegmentsFor(DType type, int64_t k) {
   return segments;
 }
 
-Weight::Weight(DType type, int64_t n, int64_t k, int32_t segments)
-    : type_(type), n_(n), k_(k), segments_(segments), packed_(PackedBytes(type, n, k)) {
+Weight::Weight(DType type, int64_t n, int64_t k, int32_t segments, HugeMemory* memory)
+    : type_(type), n_(n), k_(k), segments_(segments) {
+  if (memory == nullptr) {
+    own_ = Buffer(PackedBytes(type, n, k));
+    packed_ = own_.data();
+  } else {
+    packed_ = memory->Take(PackedBytes(type, n, k));
+  }
   CHECK(n > 0 && k > 0, n, "x", k);
   CHECK(segments >= 1 && segments <= 32 && (segments & (segments - 1)) == 0, segments);
   CHECK(type == DType::kI8 || k % segments == 0, k, " in ", segments, " segments");
@@ -47,7 +53,7 @@ Weight::Weight(DType type, int64_t n, int64_t k, int32_t segments)
   }
 }
 
-int64_t Weight::bytes() const { return packed_.bytes() + static_cast<int64_t>(scale_.size()) * 8; }
+int64_t Weight::bytes() const { return PackedBytes(type_, n_, k_) + static_cast<int64_t>(scale_.size()) * 8; }
 
 int64_t Weight::Index(int64_t j, int64_t i) const {
   const int64_t group = PackGroup(type_);
@@ -69,9 +75,9 @@ void Weight::PackRows(int64_t begin, int64_t count, const float* rows, int64_t s
     for (int64_t i = 0; i < k_; ++i) {
       const int64_t at = base + i / group * step + i % group;
       if (type_ == DType::kF32) {
-        packed_.as<float>()[at] = row[i];
+        static_cast<float*>(packed_)[at] = row[i];
       } else {
-        packed_.as<Bf16>()[at] = ToBf16(row[i]);
+        static_cast<Bf16*>(packed_)[at] = ToBf16(row[i]);
       }
     }
   }
@@ -84,7 +90,7 @@ void Weight::PackRows(int64_t begin, int64_t count, const int8_t* rows, int64_t 
     // The sum corrects for the 128 that kernels add to make an operand unsigned.
     int32_t sum = 0;
     for (int64_t i = 0; i < k_; ++i) {
-      packed_.as<int8_t>()[Index(begin + j, i)] = rows[j * stride + i];
+      static_cast<int8_t*>(packed_)[Index(begin + j, i)] = rows[j * stride + i];
       sum += rows[j * stride + i];
     }
     scale_[static_cast<size_t>(begin + j)] = scale[j];
@@ -95,7 +101,7 @@ void Weight::PackRows(int64_t begin, int64_t count, const int8_t* rows, int64_t 
 int32_t Weight::SumOf(int64_t j, int64_t begin, int64_t count) const {
   CHECK(type_ == DType::kI8 && begin >= 0 && begin + count <= k_, begin, " + ", count);
   int32_t sum = 0;
-  for (int64_t i = begin; i < begin + count; ++i) sum += packed_.as<int8_t>()[Index(j, i)];
+  for (int64_t i = begin; i < begin + count; ++i) sum += static_cast<int8_t*>(packed_)[Index(j, i)];
   return sum;
 }
 
@@ -103,11 +109,11 @@ float Weight::At(int64_t j, int64_t i) const {
   const int64_t at = Index(j, i);
   switch (type_) {
     case DType::kF32:
-      return packed_.as<float>()[at];
+      return static_cast<float*>(packed_)[at];
     case DType::kBf16:
-      return FromBf16(packed_.as<Bf16>()[at]);
+      return FromBf16(static_cast<Bf16*>(packed_)[at]);
     case DType::kI8:
-      return packed_.as<int8_t>()[at];
+      return static_cast<int8_t*>(packed_)[at];
   }
   return 0.0f;
 }

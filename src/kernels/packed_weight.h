@@ -6,6 +6,7 @@
 
 #include "base/buffer.h"
 #include "base/dtype.h"
+#include "base/huge_memory.h"
 #include "kernels/op_table.h"
 
 namespace causeway {
@@ -28,14 +29,15 @@ class Weight {
  public:
   Weight() = default;
   // Zeroed; fill every row with PackRows before use. bf16 needs an even k (CHECK).
-  Weight(DType type, int64_t n, int64_t k, int32_t segments = 1);
+  // Its values lie in `memory`, which must outlive it; null: in memory of its own.
+  Weight(DType type, int64_t n, int64_t k, int32_t segments = 1, HugeMemory* memory = nullptr);
 
   DType type() const { return type_; }
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
   int64_t panels() const { return (n_ + kPanel - 1) / kPanel; }
   int32_t segments() const { return segments_; }
-  const void* packed() const { return packed_.data(); }
+  const void* packed() const { return packed_; }
   const float* scale() const { return scale_.data(); }  // [n], int8 only
   const int32_t* sum() const { return sum_.data(); }    // [n], int8 only: row sums
   // In memory: packed values with their padding, scales and sums.
@@ -69,7 +71,8 @@ class Weight {
   int64_t n_ = 0;
   int64_t k_ = 0;
   int32_t segments_ = 1;
-  Buffer packed_;
+  void* packed_ = nullptr;
+  Buffer own_;  // what packed_ points to, unless that is in a HugeMemory
   std::vector<float> scale_;
   std::vector<int32_t> sum_;
 };

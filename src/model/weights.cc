@@ -222,7 +222,7 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
   out.kv_b.resize(heads);
   for (size_t head = 0; head < heads; ++head) {
     const DType mode = weights_.mode_;
-    AddTask(2 * (nope + value) * rank * SizeOf(mode), [=, &out] {
+    AddTask(2 * (nope + value) * rank * SizeOf(mode), [=, &out, &memory = weights_.memory_] {
       std::vector<float> rows(static_cast<size_t>((nope + value) * rank));
       const int64_t first = (share.begin + static_cast<int64_t>(head)) * (nope + value);
       DequantizeRows(stored, first, first + nope + value, rows.data());
@@ -232,11 +232,11 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
           transposed[static_cast<size_t>(j * nope + i)] = rows[static_cast<size_t>(i * rank + j)];
         }
       }
-      out.w_uk[head] = Weight(mode, rank, nope);
+      out.w_uk[head] = Weight(mode, rank, nope, 1, &memory);
       out.w_uk[head].PackRows(0, rank, transposed.data());
-      out.w_uv[head] = Weight(mode, value, rank);
+      out.w_uv[head] = Weight(mode, value, rank, 1, &memory);
       out.w_uv[head].PackRows(0, value, rows.data() + nope * rank);
-      out.kv_b[head] = Weight(mode, nope + value, rank);
+      out.kv_b[head] = Weight(mode, nope + value, rank, 1, &memory);
       out.kv_b[head].PackRows(0, nope + value, rows.data());
       return Status();
     });
@@ -323,7 +323,8 @@ Status WeightLoader::AddPart(const std::vector<Source>& sources, int64_t k, Rang
   }
   // A part of k has its part of the runs that the whole has.
   const int64_t runs = segments ? SegmentsFor(type, k) * part.size() / k : 1;
-  out = Weight(type, total, part.size(), static_cast<int32_t>(std::max<int64_t>(runs, 1)));
+  out = Weight(type, total, part.size(), static_cast<int32_t>(std::max<int64_t>(runs, 1)),
+               &weights_.memory_);
   int64_t to = 0;  // row of `out`
   for (const Source& source : sources) {
     CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
@@ -358,7 +359,7 @@ Status WeightLoader::AddExact(const std::string& module, int64_t n, int64_t k, f
                               Weight& out) {
   CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
                             FindMatrix(checkpoint(), config(), module, n, k));
-  out = Weight(DType::kF32, n, k);
+  out = Weight(DType::kF32, n, k, 1, &weights_.memory_);
   AddTask(n * k * 4, [stored, n, k, factor, &out] {
     std::vector<float> rows(static_cast<size_t>(n * k));
     DequantizeRows(stored, 0, n, rows.data());

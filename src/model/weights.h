@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/huge_memory.h"
 #include "base/status.h"
 #include "checkpoint/model_config.h"
 #include "checkpoint/safetensors.h"
@@ -117,6 +118,7 @@ class Weights {
   WeightShare share_;
   std::unique_ptr<Checkpoint> checkpoint_;  // keeps the embedding mapped
   StoredTensor embedding_;                  // [vocab, hidden]
+  HugeMemory memory_;                       // of all packed values
   std::vector<LayerWeights> layers_;
   std::vector<float> final_norm_;
   Weight head_;
