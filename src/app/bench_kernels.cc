@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "app/bench_attention.h"
 #include "app/flags.h"
 #include "app/onednn_product.h"
 #include "base/thread_team.h"
@@ -148,13 +149,46 @@ Status BenchPeak(bool json) {
   return Status();
 }
 
+// Kernels of attention and the indexer: rows of the table, or objects in `out`.
+void BenchAttention(const OpTable& table, const BarePeak& peak, const BenchKernelsFlags& flags,
+                    nlohmann::json& out) {
+  if (!flags.json) {
+    std::printf("%-42s %-5s %9s %7s %12s\n", "kernel", "type", "GFLOP/s", "% peak", "us a row");
+  }
+  for (const std::string& name : AttentionKernelNames()) {
+    if (name.find(flags.shapes) == std::string::npos) continue;
+    const AttentionKernel kernel = MakeAttentionKernel(name);
+    const double seconds = BestSeconds(flags.seconds, [&](int) { kernel.run(table); });
+    const double share = kernel.flops / seconds / PeakOf(peak, kernel.type);
+    const char* type = kernel.type == DType::kI8 ? "int8" : "bf16";
+    out.push_back({{"kernel", name},
+                   {"type", type},
+                   {"seconds", seconds},
+                   {"flops", kernel.flops},
+                   {"share_of_peak", share},
+                   {"seconds_per_row", seconds / kernel.rows}});
+    if (flags.json) continue;
+    std::printf("%-42s %-5s %9.1f %7.1f %12.3f\n", name.c_str(), type,
+                kernel.flops / seconds * 1e-9, 100.0 * share, seconds / kernel.rows * 1e6);
+    std::fflush(stdout);
+  }
+}
+
+// Every matrix and kernel that --shapes may name.
+std::vector<std::string> ShapeNames() {
+  std::vector<std::string> names;
+  for (const Shape& shape : kShapes) names.emplace_back(shape.name);
+  for (std::string& name : AttentionKernelNames()) names.push_back(std::move(name));
+  return names;
+}
+
 Status BenchKernels(const BenchKernelsFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(const OpTable* table, ChooseTable(flags.isa));
   std::string names;
   bool any = false;
-  for (const Shape& shape : kShapes) {
-    any = any || std::string(shape.name).find(flags.shapes) != std::string::npos;
-    names += Text(names.empty() ? "" : ", ", shape.name);
+  for (const std::string& name : ShapeNames()) {
+    any = any || name.find(flags.shapes) != std::string::npos;
+    names += Text(names.empty() ? "" : ", ", name);
   }
   if (!any) {
     return InvalidArgument(
@@ -211,6 +245,7 @@ Status BenchKernels(const BenchKernelsFlags& flags) {
       }
     }
   }
+  if (flags.rows == 0) BenchAttention(*table, peak, flags, out);
   if (flags.json) std::printf("%s\n", out.dump().c_str());
   return Status();
 }
@@ -224,9 +259,11 @@ void AddBenchKernels(CLI::App& bench, Run& run) {
   peak->callback([flags, &run] { run = [flags] { return BenchPeak(flags->json); }; });
   CLI::App* kernels = bench.add_subcommand(
       "kernels",
-      "Matrix products of one thread beside the peak, and oneDNN's where it is built in");
+      "Matrix products and attention of one thread beside the peak, and oneDNN's products "
+      "where it is built in");
   kernels->add_option("--isa", flags->isa, "Instruction set, as for serve")->capture_default_str();
-  kernels->add_option("--shapes", flags->shapes, "Only matrices whose name contains this");
+  kernels->add_option("--shapes", flags->shapes,
+                      "Only matrices and kernels whose name contains this");
   kernels->add_option("--rows", flags->rows, "Only this M (1, 16, 128, 512 or 2048); 0: all")
       ->check(CLI::IsMember({0, 1, 16, 128, 512, 2048}))
       ->capture_default_str();

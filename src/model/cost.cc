@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 
 #include "kernels/op_table.h"
@@ -97,6 +98,54 @@ double LeastSeconds(const FlopCounts& flops, const PeakFlops& peak, bool int8_we
   if (int8_weights) int8 += flops.projections - flops.kv_b + flops.feed_forward;
   if (int8_index) int8 += flops.index_scores;
   return (flops.total() - int8) / peak.real + int8 / peak.int8;
+}
+
+namespace {
+
+double BytesOf(std::initializer_list<const Weight*> weights) {
+  double bytes = 0.0;
+  for (const Weight* w : weights) bytes += D(w->bytes());
+  return bytes;
+}
+
+double BytesOf(const std::vector<Weight>& weights) {
+  double bytes = 0.0;
+  for (const Weight& w : weights) bytes += D(w.bytes());
+  return bytes;
+}
+
+double BytesOf(const MlpWeights& w) { return BytesOf({&w.gate_up, &w.down}); }
+
+}  // namespace
+
+DecodeBytes NecessaryDecodeBytes(const Weights& weights, const KvShape& shape, int64_t context,
+                                 int64_t batch) {
+  const ModelConfig& c = weights.config();
+  const bool chooses = c.sparse() && context > c.index_topk;
+  DecodeBytes out;
+  out.weights = BytesOf({&weights.head()});
+  for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+    const LayerWeights& w = weights.layer(i);
+    const AttentionWeights& a = w.attention;
+    // kv_b expands keys, which decode never does.
+    out.weights += BytesOf({&a.q_a, &a.q_b, &a.kv_a, &a.o, &a.indexer.wk});
+    out.weights += BytesOf(a.w_uk) + BytesOf(a.w_uv);
+    if (chooses) out.weights += BytesOf({&a.indexer.wq_b, &a.indexer.weights_proj});
+    if (!w.is_moe) {
+      out.weights += BytesOf(w.mlp);
+      continue;
+    }
+    out.weights += BytesOf({&w.moe.gate}) + BytesOf(w.moe.shared);
+    double experts = 0.0;
+    for (const MlpWeights& expert : w.moe.experts) experts += BytesOf(expert);
+    const double missed = 1.0 - D(c.num_experts_per_tok) / D(c.n_routed_experts);
+    out.weights += experts * (1.0 - std::pow(missed, D(batch)));
+  }
+  const int64_t attended = chooses ? c.index_topk : context;
+  out.keys = D(attended * shape.latent_bytes());
+  if (chooses) out.keys += D(context * shape.index_bytes());
+  out.keys *= D(batch * c.num_hidden_layers);
+  return out;
 }
 
 TokenCost PartitionCost(const ModelConfig& c) {

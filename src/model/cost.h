@@ -1,10 +1,12 @@
-// FLOPs of the model, counted once: for the balanced partition, for "share of peak" in benchmarks
-// and for the planner. A multiply-add is two FLOPs.
+// FLOPs and bytes of the model, counted once: for the balanced partition, for "share of peak" in
+// benchmarks and for the planner. A multiply-add is two FLOPs.
 #pragma once
 
 #include <cstdint>
 
+#include "cache/kv_cache.h"
 #include "checkpoint/model_config.h"
+#include "model/weights.h"
 #include "parallel/partition.h"
 
 namespace causeway {
@@ -42,6 +44,20 @@ struct PeakFlops {
 // checkpoints in bfloat16 mode) and scores of int8 index keys at the peak of int8.
 double LeastSeconds(const FlopCounts& flops, const PeakFlops& peak, bool int8_weights,
                     bool int8_index);
+
+// Bytes that a decode step reads, however the work is spread.
+struct DecodeBytes {
+  double weights = 0;  // of layers and lm_head
+  double keys = 0;     // latents and index keys
+  double total() const { return weights + keys; }
+};
+
+// What a decode step of `batch` sequences with `context` tokens each must read at the least: every
+// weight once, of the routed experts as many as so many tokens choose if all choices are equally
+// likely; per sequence the latents that it attends to and, where it has to choose, all index keys.
+// `weights` holds the whole model.
+DecodeBytes NecessaryDecodeBytes(const Weights& weights, const KvShape& shape, int64_t context,
+                                 int64_t batch);
 
 // How much longer a FLOP takes in attention and in index scores (top-k included) than in linear
 // layers; fitted so that the ranks of `bench prefill` end together on the machine of

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include "checkpoint/random_model.h"
+#include "checkpoint/temporary_directory.h"
+#include "model/cost.h"
+
 namespace causeway {
 namespace {
 
@@ -11,9 +15,9 @@ struct Model {
   std::unique_ptr<Checkpoint> checkpoint;
 };
 
-Model Open(const std::string& fixture) {
+Model OpenPath(const std::string& path) {
   Model out;
-  out.path = CAUSEWAY_SOURCE_DIR "/testdata/golden/" + fixture;
+  out.path = path;
   auto config = ModelConfig::Load(out.path);
   EXPECT_TRUE(config.ok()) << config.status().message();
   out.config = *config;
@@ -21,6 +25,10 @@ Model Open(const std::string& fixture) {
   EXPECT_TRUE(checkpoint.ok()) << checkpoint.status().message();
   out.checkpoint = std::move(*checkpoint);
   return out;
+}
+
+Model Open(const std::string& fixture) {
+  return OpenPath(CAUSEWAY_SOURCE_DIR "/testdata/golden/" + fixture);
 }
 
 WeightSizes SizesOf(const Model& model, DType mode) {
@@ -53,6 +61,48 @@ TEST(WeightSizes, AHostPacksAsManyBytesAsIsSaidBeforehand) {
       }
     }
   }
+}
+
+// Of a model whose matrices are as wide as their panels, so that nothing is padded.
+TEST(NecessaryDecodeBytes, AreTheWeightsOfOneTokenAndTheKeysItSees) {
+  std::string text = *PresetConfig("tiny-v32");
+  const std::string heads = "\"index_n_heads\": 4";
+  ASSERT_NE(text.find(heads), std::string::npos);
+  text.replace(text.find(heads), heads.size(), "\"index_n_heads\": 16");
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/model";
+  const Status made = WriteRandomModel(text, path, 1, RandomFormat::kBf16, nullptr);
+  ASSERT_TRUE(made.ok()) << made.message();
+  Model model = OpenPath(path);
+  const ModelConfig& c = model.config;
+  const WeightShare share = WeightShare::Of(c, Layout{}, 0);
+  const WeightBytes bytes = SizesOf(model, DType::kBf16).BytesOf(share);
+  const auto weights = Weights::Load(std::move(model.checkpoint), c, DType::kBf16, share,
+                                     /*threads=*/1, nullptr);
+  ASSERT_TRUE(weights.ok()) << weights.status().message();
+  const KvShape shape{
+      .layers = c.num_hidden_layers, .latent_dim = c.latent_dim(), .index_dim = c.index_head_dim};
+  const auto of = [&](int64_t context, int64_t batch) {
+    return NecessaryDecodeBytes(**weights, shape, context, batch);
+  };
+  const auto d = [](int64_t value) { return static_cast<double>(value); };
+
+  // All but kv_b in its expanding form, and but the experts that are not chosen.
+  const double expanding = d(c.num_hidden_layers * c.num_attention_heads *
+                             (c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank * 2);
+  const double chosen = d(bytes.experts * c.num_experts_per_tok) / d(c.n_routed_experts);
+  const int64_t far = c.index_topk + 100;
+  EXPECT_DOUBLE_EQ(of(far, 1).weights, d(bytes.total() - bytes.experts) - expanding + chosen);
+  // Many tokens choose all experts.
+  EXPECT_NEAR(of(far, 1000).weights, d(bytes.total()) - expanding, 1e-6);
+  EXPECT_DOUBLE_EQ(of(far, 3).keys,
+                   d(3 * c.num_hidden_layers *
+                     (c.index_topk * shape.latent_bytes() + far * shape.index_bytes())));
+  // Few keys need no choice, and none of what makes it.
+  EXPECT_DOUBLE_EQ(of(5, 1).keys, d(c.num_hidden_layers * 5 * shape.latent_bytes()));
+  EXPECT_DOUBLE_EQ(of(far, 1).weights - of(5, 1).weights,
+                   d(c.num_hidden_layers * c.index_n_heads *
+                     (c.index_head_dim * c.q_lora_rank * 2 + c.hidden_size * 4)));
 }
 
 // What `ranks` use of a part that they cut among themselves adds up to what their host packs.

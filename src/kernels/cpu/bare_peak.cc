@@ -3,8 +3,11 @@
 #include <time.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "base/buffer.h"
+#include "base/thread_team.h"
+#include "base/trace.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -114,17 +117,43 @@ BarePeak MeasureBarePeak() {
   return peak;
 }
 
+namespace {
+
+void (*Reader())(const char*, int64_t) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return ReadAvx512;
+#endif
+  return Read;
+}
+
+}  // namespace
+
 double MeasureReadBandwidth(int64_t bytes) {
   const Buffer block(bytes);
   const auto* data = static_cast<const char*>(block.data());
   const int64_t times = std::max<int64_t>(1, (int64_t{16} << 20) / bytes);
-  auto read = Read;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) read = ReadAvx512;
-#endif
+  const auto read = Reader();
   return BestRate(static_cast<double>(bytes * times), [&] {
     for (int64_t i = 0; i < times; ++i) read(data, bytes);
   });
+}
+
+double MeasureReadBandwidth(int64_t bytes, int threads) {
+  std::vector<Buffer> blocks;
+  for (int i = 0; i < threads; ++i) blocks.emplace_back(bytes);
+  const auto read = Reader();
+  ThreadTeam team(threads);
+  double best = 0;
+  // In wall time, since what counts is what the threads get at the same time.
+  for (int run = 0; run < kRuns; ++run) {
+    const int64_t begin_ns = NowNs();
+    team.ParallelFor(threads, [&](int64_t i, int) {
+      read(static_cast<const char*>(blocks[static_cast<size_t>(i)].data()), bytes);
+    });
+    const double seconds = static_cast<double>(NowNs() - begin_ns) * 1e-9;
+    best = std::max(best, static_cast<double>(bytes) * threads / seconds);
+  }
+  return best;
 }
 
 }  // namespace causeway

@@ -16,6 +16,8 @@ BarePeak MeasureBarePeak();
 
 // Bytes a second that one thread reads from a block of `bytes`, over and over.
 double MeasureReadBandwidth(int64_t bytes);
+// The same of `threads` threads together, each with a block of its own.
+double MeasureReadBandwidth(int64_t bytes, int threads);
 
 // Seconds of processor time that the calling thread has had: what others run beside it does not
 // count, though it may empty the caches.
