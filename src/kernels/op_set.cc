@@ -200,12 +200,15 @@ void OpSet::PartOfLinear(const Activation& x, const Weight& w, int64_t k_begin,
   Gemm(args);
 }
 
-void OpSet::AddLinear(const Activation& x, const Weight& w, View<float, 2> out) const {
+void OpSet::AddLinearPanels(const Activation& x, const Weight& w, int64_t panel_begin,
+                            int64_t panel_end, View<float, 2> out) const {
   CHECK(out.dim(0) == x.rows.rows && out.dim(1) == w.n(), out.dim(0), "x", out.dim(1));
   GemmArgs args = GemmOf(x, w);
   args.c = out.data();
   args.c_stride = out.stride(0);
   args.epilogue = Epilogue::kAddF32;
+  args.panel_begin = panel_begin;
+  args.panel_end = panel_end;
   Gemm(args);
 }
 

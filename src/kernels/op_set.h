@@ -53,7 +53,12 @@ class OpSet {
   // out = x W^T. out.type f32 or bf16; with a product of f32 weights, x is f32.
   void Linear(const Activation& x, const Weight& w, const Rows& out) const;
   // out += x W^T, in f32.
-  void AddLinear(const Activation& x, const Weight& w, View<float, 2> out) const;
+  void AddLinear(const Activation& x, const Weight& w, View<float, 2> out) const {
+    AddLinearPanels(x, w, 0, w.panels(), out);
+  }
+  // The same for the columns of panels [panel_begin, panel_end).
+  void AddLinearPanels(const Activation& x, const Weight& w, int64_t panel_begin, int64_t panel_end,
+                       View<float, 2> out) const;
   // This rank's part of x W^T where x is columns [k_begin, k_begin + x.cols) of the whole input:
   // dense [x.rows, w.n()] f32, or the exact int32 sums of an int8 product. w_sum: as in GemmArgs,
   // of those columns (int8 only).

@@ -23,8 +23,10 @@ int64_t HeadsOfItem(int64_t heads, int64_t rows, int64_t workers) {
 void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x) {
   const AttentionWeights& w = weights_.layer(layer).attention;
   const auto eps = static_cast<float>(config_.rms_norm_eps);
-  // The ranks of a TP group on this host write to one cache, so each does some of the rows.
-  const Range mine = tp_.HostRows(step.rows());
+  // The ranks of a TP group on this host write to one cache, so each stores some of the rows, and
+  // unless all make all of them together, makes no others.
+  const Range stored = tp_.HostRows(step.rows());
+  const Range mine = together_ ? Range{0, step.rows()} : stored;
   for (int64_t begin = mine.begin; begin < mine.end; begin += kProjectRows) {
     const ArenaScope scope(arena_);
     const int64_t end = std::min(mine.end, begin + kProjectRows);
@@ -33,7 +35,7 @@ void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float
     const Activation h =
         ops_.Prepare(Normed(rows, weights_.layer(layer).input_norm, type_), w.kv_a.type(), arena_);
     const View<float, 2> a = arena_.Floats(end - begin, config_.latent_dim());
-    ops_.Linear(h, w.kv_a, Rows::Of(a));
+    Project({"kv_a", static_cast<int32_t>(layer)}, h, w.kv_a, Rows::Of(a));
     // The cached row: the normed latent, then the rotated key that all heads share.
     const Rows latents = arena_.Matrix(type_, end - begin, config_.latent_dim());
     const int64_t rank = config_.kv_lora_rank;
@@ -44,6 +46,7 @@ void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float
     ops_.Rotate(k_pe, 1, 0, /*interleaved=*/true, rope_.view(), step.position.data() + begin,
                 latents.Columns(rank, config_.latent_dim()));
     for (int64_t i = 0; i < latents.rows; ++i) {
+      if (begin + i < stored.begin || begin + i >= stored.end) continue;
       const int64_t p = step.PositionOf(begin + i);
       cache_.StoreLatent(layer, step.ExtendOf(begin + i).pages[static_cast<size_t>(p / kPage)],
                          p % kPage, latents.row(i));
@@ -69,7 +72,8 @@ Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
     Rows h = Normed(x.Slice(begin, end), weights_.layer(layer).input_norm, type_);
     if (low_rank) {
       const View<float, 2> a = arena_.Floats(end - begin, config_.q_lora_rank);
-      ops_.Linear(ops_.Prepare(h, w.q_a.type(), arena_), w.q_a, Rows::Of(a));
+      Project({"q_a", static_cast<int32_t>(layer)}, ops_.Prepare(h, w.q_a.type(), arena_), w.q_a,
+              Rows::Of(a));
       h = latent.Slice(begin, end);
       ops_.RmsNorm(a, w.q_a_norm.data(), eps, h);
     }
@@ -82,6 +86,16 @@ Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
     out.latent = ops_.Prepare(latent, w.indexer.wq_b.type(), arena_);
   }
   return out;
+}
+
+void Forward::Project(CollectiveName name, const Activation& x, const Weight& w, const Rows& out) {
+  if (!together_) {
+    ops_.Linear(x, w, out);
+    return;
+  }
+  const Range panels = tp_.HostRows(w.panels());
+  ops_.LinearPanels(x, w, panels.begin, panels.end, out);
+  ShareProduct(name, out);
 }
 
 void Forward::Attend(int64_t layer, const LocalStep& step, const LocalStep::Block& block,

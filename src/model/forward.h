@@ -131,6 +131,9 @@ class Forward {
   void PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x);
   Queries MakeQueries(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                       View<const float, 2> x);
+  // x W^T: where the ranks of the TP group work together each makes some panels of columns, which
+  // come to all.
+  void Project(CollectiveName name, const Activation& x, const Weight& w, const Rows& out);
   // x: the residual stream of the block's rows, for the indexer.
   void Attend(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
               View<const float, 2> x, const Queries& queries, const LayerPages& pages,
@@ -145,22 +148,51 @@ class Forward {
                           const LayerPages& pages, const Rows& out);
 
   // indexer.cc
+  class Selector;
+  // Consecutive queries, rotated and in the type of the index keys, with their heads' weights.
+  struct IndexQueries {
+    Rows rows;                    // [rows, index_n_heads * index_head_dim]
+    View<const float, 2> weight;  // [rows, index_n_heads], times the scales of int8 heads
+
+    IndexQueries Slice(int64_t begin, int64_t end) const {
+      return {rows.Slice(begin, end), weight.Slice(begin, end)};
+    }
+  };
+  IndexQueries MakeIndexQueries(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
+                                Range mine, View<const float, 2> x, const Queries& queries);
+  // own: the selector's rows whose choice this rank makes; positions and count begin at its row 0.
+  void ScoreInPieces(int64_t layer, Selector& selector, bool together, View<float, 2> scores,
+                     Range own, int32_t* positions, int32_t* count);
   void PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t first_row,
                         const Activation& h);
   Selection Select(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                    View<const float, 2> x, const Queries& queries, const LayerPages& pages);
 
+  // Whether the ranks of the TP group compute the rows of this step together, some columns each,
+  // where they would otherwise do some rows each: decode steps of few rows on one host. Every sum
+  // is still one rank's, in its usual order.
+  bool WorksTogether(const LocalStep& step) const;
+  // The same of the experts' products, unless tokens travel to their experts.
+  bool experts_together() const { return together_ && !layout_.tokens_travel(); }
+  // Of `total` columns that are cut so, in whole panels: this rank's.
+  Range ColumnsTogether(int64_t total) const;
+
   // moe.cc
   void FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x);
   void DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x);
-  void SharedExpert(const MlpWeights& weights, const Rows& h, View<float, 2> x);
-  RoutedTokens RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row,
+  void SharedExpert(int64_t layer, const Rows& h, View<float, 2> x);
+  // `home`: those of the rows whose choices are counted here.
+  RoutedTokens RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row, Range home,
                            const Rows& exact, const Rows& h);
   void ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<float, 2> x);
   void ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
                         const std::vector<int64_t>& home_rows, View<float, 2> x);
-  // silu(gate) * up of the slots in `order`, by expert: [slots, moe_intermediate_size].
-  Rows ExpertProducts(int64_t layer, const Activation& input, const ExpertOrder& order);
+  // The columns of a product that the ranks of the TP group make together come to all.
+  void ShareProduct(CollectiveName name, const Rows& product);
+  // silu(gate) * up of the slots in `order`, by expert: the columns `inner` of [slots,
+  // moe_intermediate_size].
+  Rows ExpertProducts(int64_t layer, const Activation& input, const ExpertOrder& order,
+                      Range inner);
 
   // x += in W^T, where each rank of the TP group has some of the columns of `in`, from k_begin of
   // this host's part of W on. `sums`: see PartSums.
@@ -195,6 +227,7 @@ class Forward {
   const PassRows pass_rows_;
   const float softmax_scale_;
   int64_t scratch_bound_ = 0;
+  bool together_ = false;  // WorksTogether of the step under way
   Arena arena_;
 };
 

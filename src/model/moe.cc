@@ -12,9 +12,12 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
     DenseMlp(layer, step, x);
     return;
   }
-  // The ranks of a TP group hold the same tokens; here each is home to some of them.
+  // The ranks of a TP group hold the same tokens; here each is home to some of them, or computes
+  // some columns of all.
   const auto layer_number = static_cast<int32_t>(layer);
-  const Range home = tp_.HomeRows(step.rows());
+  const bool together = experts_together();
+  const Range own = tp_.HomeRows(step.rows());
+  const Range home = together ? Range{0, step.rows()} : own;
   const bool travel = layout_.tokens_travel();
   const int64_t pass = travel ? pass_rows_.travel : pass_rows_.home;
   // A rank without tokens takes part all the same where they travel.
@@ -28,7 +31,9 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
     const Rows exact = Normed(rows, w.post_attention_norm, DType::kF32);
     Rows h = exact;
     if (type_ != DType::kF32) h = Normed(rows, w.post_attention_norm, type_);
-    const RoutedTokens tokens = RouteTokens(layer, step, first, exact, h);
+    const Range counted = {std::clamp(own.begin - first, int64_t{0}, rows.dim(0)),
+                           std::clamp(own.end - first, int64_t{0}, rows.dim(0))};
+    const RoutedTokens tokens = RouteTokens(layer, step, first, counted, exact, h);
     if (travel) {
       // What is left of each rank's rows, at most a pass: all ranks make the same number of passes.
       std::vector<int64_t> home_rows = step.home_rows;  // of each rank, in this pass
@@ -39,11 +44,17 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
     }
     if (config_.n_shared_experts > 0) {
       const TraceZone zone(trace_, "shared expert", layer_number);
-      SharedExpert(w.moe.shared, h, rows);
+      SharedExpert(layer, h, rows);
     }
   }
   const TraceZone zone(trace_, "moe wait", layer_number);
-  tp_.ShareHomeRows({"moe_rows", layer_number}, x.data(), step.rows(), x.dim(1) * 4);
+  const CollectiveName name{"moe_rows", layer_number};
+  const int64_t bytes = x.dim(1) * 4;
+  if (together) {
+    tp_.ShareColumns(name, x.data(), step.rows(), bytes, bytes, kPanel * 4);
+  } else {
+    tp_.ShareHomeRows(name, x.data(), step.rows(), bytes);
+  }
 }
 
 // x += down(silu(gate(h)) * up(h)), the inner columns cut over the TP group.
@@ -69,23 +80,30 @@ void Forward::DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x) {
 }
 
 // The same for a shared expert, whole at the home of each token.
-void Forward::SharedExpert(const MlpWeights& w, const Rows& h, View<float, 2> x) {
+void Forward::SharedExpert(int64_t layer, const Rows& h, View<float, 2> x) {
+  const MlpWeights& w = weights_.layer(layer).moe.shared;
   const int64_t inner = w.gate_up.n() / 2;
+  const bool together = experts_together();
+  const Range part = together ? ColumnsTogether(inner) : Range{0, inner};
+  const Range panels = together ? tp_.HostRows(w.down.panels()) : Range{0, w.down.panels()};
   for (int64_t begin = 0; begin < h.rows; begin += kMlpRows) {
     const ArenaScope scope(arena_);
     const int64_t end = std::min(h.rows, begin + kMlpRows);
     const Activation input = ops_.Prepare(h.Slice(begin, end), w.gate_up.type(), arena_);
     const Rows product = arena_.Matrix(type_, end - begin, inner);
-    ops_.SiluMul(ops_.LinearColumns(input, w.gate_up, 0, inner, arena_),
-                 ops_.LinearColumns(input, w.gate_up, inner, 2 * inner, arena_), product);
-    ops_.AddLinear(ops_.Prepare(product, w.down.type(), arena_), w.down, x.Slice(begin, end));
+    ops_.SiluMul(ops_.LinearColumns(input, w.gate_up, part.begin, part.end, arena_),
+                 ops_.LinearColumns(input, w.gate_up, inner + part.begin, inner + part.end, arena_),
+                 product.Columns(part.begin, part.end));
+    if (together) ShareProduct({"shared_inner", static_cast<int32_t>(layer)}, product);
+    ops_.AddLinearPanels(ops_.Prepare(product, w.down.type(), arena_), w.down, panels.begin,
+                         panels.end, x.Slice(begin, end));
   }
 }
 
 // The gate's choice for the rows from `first_row` of the step on: exact [rows, hidden] in f32 is
 // what it reads, h what the experts will read.
 RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row,
-                                  const Rows& exact, const Rows& h) {
+                                  Range home, const Rows& exact, const Rows& h) {
   const TraceZone zone(trace_, "router", static_cast<int32_t>(layer));
   const MoeWeights& w = weights_.layer(layer).moe;
   const int64_t rows = h.rows;
@@ -98,7 +116,11 @@ RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t 
     const ArenaScope scope(arena_);
     const View<float, 2> logits = arena_.Floats(rows, experts);
     float* scratch = arena_.Array<float>(2 * experts);
-    ops_.Linear({exact}, w.gate, Rows::Of(logits));
+    if (experts_together()) {
+      Project({"gate", static_cast<int32_t>(layer)}, {exact}, w.gate, Rows::Of(logits));
+    } else {
+      ops_.Linear({exact}, w.gate, Rows::Of(logits));
+    }
     for (int64_t row = 0; row < rows; ++row) {
       Route(config_, logits.row(row), w.bias.empty() ? nullptr : w.bias.data(),
             chosen + row * active, weight + row * active, scratch);
@@ -106,9 +128,11 @@ RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t 
   }
   std::vector<int64_t>& counts = expert_counts_[static_cast<size_t>(layer)];
   // Every home counts its own tokens' choices, so that none is counted twice.
-  for (int64_t i = 0; i < rows * active; ++i) ++counts[static_cast<size_t>(chosen[i])];
+  for (int64_t i = home.begin * active; i < home.end * active; ++i) {
+    ++counts[static_cast<size_t>(chosen[i])];
+  }
   if (Capture* capture = step.output.capture()) {
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t row = home.begin; row < home.end; ++row) {
       const int64_t at = step.TokenOf(first_row + row) * active;
       std::copy_n(chosen + row * active, active,
                   capture->router_indices[static_cast<size_t>(layer)].data() + at);
@@ -119,7 +143,14 @@ RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t 
   return {ops_.Prepare(h, w.input_type, arena_), rows, chosen, weight};
 }
 
-Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const ExpertOrder& order) {
+void Forward::ShareProduct(CollectiveName name, const Rows& product) {
+  const int64_t size = SizeOf(product.type);
+  tp_.ShareColumns(name, product.data, product.rows, product.stride * size, product.cols * size,
+                   kPanel * size);
+}
+
+Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const ExpertOrder& order,
+                             Range inner) {
   struct Item {
     int64_t expert;
     int64_t begin;  // slots
@@ -134,11 +165,11 @@ Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const Exper
     }
   }
   const std::vector<MlpWeights>& experts = weights_.layer(layer).moe.experts;
-  const int64_t inner = config_.moe_intermediate_size;
-  const Rows product = arena_.Matrix(type_, order.slots(), inner);
+  const int64_t all = config_.moe_intermediate_size;
+  const Rows product = arena_.Matrix(type_, order.slots(), all);
   const ArenaScope scope(arena_);
   // One gate_up per worker, overwritten by each of its items.
-  const View<float, 2> gate_up = arena_.Floats(ops_.team().size() * kExpertRows, 2 * inner);
+  const View<float, 2> gate_up = arena_.Floats(ops_.team().size() * kExpertRows, 2 * all);
   ops_.ForEachWorker(static_cast<int64_t>(items.size()), [&](int64_t i, int worker, void* scratch) {
     const Item& item = items[static_cast<size_t>(i)];
     const View<float, 2> mine = gate_up.Slice(worker * kExpertRows, (worker + 1) * kExpertRows);
@@ -149,13 +180,23 @@ Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const Exper
     args.c_stride = mine.stride(0);
     args.epilogue = Epilogue::kStoreF32;
     args.scratch = scratch;
-    ops_.table().gemm(args);
-    const Rows out = product.Slice(item.begin, item.end);
-    ops_.table().silu_mul({.gate = mine.data(),
-                           .up = mine.data() + inner,
+    // A part of the columns lies in panels of gate and in panels of up, which lies behind it.
+    const Range whole = {0, all};
+    for (const int64_t from : {int64_t{0}, all}) {
+      if (inner != whole) {
+        args.panel_begin = (from + inner.begin) / kPanel;
+        args.panel_end = (from + inner.end + kPanel - 1) / kPanel;
+      } else if (from > 0) {
+        break;  // one product has made both
+      }
+      ops_.table().gemm(args);
+    }
+    const Rows out = product.Slice(item.begin, item.end).Columns(inner.begin, inner.end);
+    ops_.table().silu_mul({.gate = mine.data() + inner.begin,
+                           .up = mine.data() + all + inner.begin,
                            .in_stride = mine.stride(0),
                            .m = out.rows,
-                           .n = inner,
+                           .n = inner.size(),
                            .type = type_,
                            .out = out.data,
                            .out_stride = out.stride});
@@ -181,10 +222,16 @@ void Forward::ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<floa
   std::vector<float> weight;
   for (int32_t slot : order.slot) weight.push_back(tokens.weights[slot]);
 
-  const Activation output =
-      ops_.Prepare(ExpertProducts(layer, tokens.input, order), w.down_type, arena_);
-  const int64_t panels = (config_.hidden_size + kPanel - 1) / kPanel;
-  ops_.ForEach(panels, [&](int64_t panel, void* scratch) {
+  const bool together = experts_together();
+  const int64_t inner = config_.moe_intermediate_size;
+  const Rows product = ExpertProducts(layer, tokens.input, order,
+                                      together ? ColumnsTogether(inner) : Range{0, inner});
+  if (together) ShareProduct({"expert_inner", static_cast<int32_t>(layer)}, product);
+  const Activation output = ops_.Prepare(product, w.down_type, arena_);
+  const int64_t all_panels = (config_.hidden_size + kPanel - 1) / kPanel;
+  const Range panels = together ? tp_.HostRows(all_panels) : Range{0, all_panels};
+  ops_.ForEach(panels.size(), [&](int64_t item, void* scratch) {
+    const int64_t panel = panels.begin + item;
     for (int64_t e = 0; e < config_.n_routed_experts; ++e) {
       const int64_t begin = order.first[static_cast<size_t>(e)];
       const int64_t end = order.first[static_cast<size_t>(e) + 1];
@@ -219,7 +266,8 @@ void Forward::ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
     const TraceZone zone(trace_, "experts", layer_number);
     const ExpertOrder order = ExpertOrder::Of(config_.n_routed_experts, work.expert, work.row);
     const Activation output =
-        ops_.Prepare(ExpertProducts(layer, work.input, order), w.down_type, arena_);
+        ops_.Prepare(ExpertProducts(layer, work.input, order, {0, config_.moe_intermediate_size}),
+                     w.down_type, arena_);
     float* outputs = expert_exchange_.Outputs(order.slots());
     ops_.ForEach(config_.n_routed_experts, [&](int64_t e, void* scratch) {
       const int64_t begin = order.first[static_cast<size_t>(e)];

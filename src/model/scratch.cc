@@ -86,6 +86,7 @@ struct Sizes {
     return Matrix(rows, index_columns()) + Floats(rows, c.index_n_heads) +
            std::max(Floats(rows, index_columns()) + Floats(rows, c.hidden_size),
                     Prepared(rows * c.index_n_heads, c.index_head_dim)) +
+           Floats(kScoreRows, kPiecePages * kPage) +
            threads *
                Floats(1, kScoreRows * kScorePages * kPage + candidates * (1 + 2 * kScoreRows));
   }
@@ -112,6 +113,15 @@ struct Sizes {
   }
 
   int64_t Sums(int64_t rows) const { return sums * Floats(rows, c.hidden_size); }
+  // What a rank shows to its TP group of columns that they make together, at most.
+  int64_t Together(int64_t rows) const {
+    const int64_t widest =
+        std::max({c.hidden_size, c.latent_dim(), c.q_lora_rank, index_columns(), c.n_routed_experts,
+                  c.n_shared_experts * c.moe_intermediate_size,
+                  c.num_experts_per_tok * c.moe_intermediate_size});
+    const int64_t scores = c.sparse() ? Floats(kScoreRows, kPiecePages * kPage) : 0;
+    return sums * std::max(Floats(std::min(rows, kTogetherRows), widest), scores);
+  }
 
   // Forward::DenseMlp, SharedExpert.
   int64_t Mlp(int64_t rows, int64_t columns) const {
@@ -181,7 +191,7 @@ ScratchBytes ScratchBound(const ModelConfig& c, const Layout& layout, DType type
   out.arena = Sizes::Floats(rows, c.hidden_size) + most +
               64 * (kPieces + kWorkerPieces * layout.threads_per_rank);
   out.workers = layout.threads_per_rank * kScratchBytes;
-  out.sums = sizes.Sums(std::max(block, std::min(rows, kMlpRows)));
+  out.sums = std::max(sizes.Sums(std::max(block, std::min(rows, kMlpRows))), sizes.Together(rows));
   return out;
 }
 

@@ -26,8 +26,13 @@ inline constexpr int64_t kAbsorbedRows = 512;
 // pages of keys between two looks at the scores.
 inline constexpr int64_t kScoreRows = 8;
 inline constexpr int64_t kScorePages = 16;
+// Pages of keys that the threads of a rank or the ranks of a TP group score for a few queries
+// before they are looked at.
+inline constexpr int64_t kPiecePages = 256;
 // Rows of one expert that an item computes at a time.
 inline constexpr int64_t kExpertRows = 128;
+// Rows of a decode step that the ranks of a TP group compute together, at most.
+inline constexpr int64_t kTogetherRows = 256;
 // Bound on the memory of expanded keys and values of materialised heads; one head at least.
 inline constexpr int64_t kExpandBytes = int64_t{64} << 20;
 

@@ -161,6 +161,33 @@ void TensorGroup::ShareHostRows(CollectiveName name, void* data, int64_t rows, i
   }
 }
 
+void TensorGroup::ShareColumns(CollectiveName name, void* data, int64_t rows, int64_t stride,
+                               int64_t bytes, int64_t unit) {
+  CHECK(shares_memory(), size_, " ranks, ", link_.size(), " on this host");
+  const auto columns = [&](int rank) {  // in bytes
+    const Range units = ShareOf((bytes + unit - 1) / unit, rank, link_.size());
+    return Range{std::min(bytes, units.begin * unit), std::min(bytes, units.end * unit)};
+  };
+  auto* to = static_cast<char*>(data);
+  const Range own = columns(link_.index());
+  auto* copy = static_cast<char*>(Partial(rows, (own.size() + 3) / 4));
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memcpy(copy + row * own.size(), to + row * stride + own.begin,
+                static_cast<size_t>(own.size()));
+  }
+  link_.Barrier(name, copy);
+  for (int i = 0; i < link_.size(); ++i) {
+    if (i == link_.index()) continue;
+    const Range theirs = columns(i);
+    const char* from = link_.Shared<char>(i);
+    for (int64_t row = 0; row < rows; ++row) {
+      std::memcpy(to + row * stride + theirs.begin, from + row * theirs.size(),
+                  static_cast<size_t>(theirs.size()));
+    }
+    reads_.Add(name.operation, rows * theirs.size());
+  }
+}
+
 void TensorGroup::ShareHomeRows(CollectiveName name, void* data, int64_t rows, int64_t row_bytes) {
   if (whole()) return;
   const int ranks = link_.size();

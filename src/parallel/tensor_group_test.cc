@@ -211,6 +211,37 @@ TEST_P(TensorGroupTest, HostRowsOfEachRankComeToTheRanksOfItsHost) {
   });
 }
 
+TEST_P(TensorGroupTest, ColumnsOfEachRankComeToTheRanksOfOneHost) {
+  Run([&](int rank, TensorGroup& group) {
+    EXPECT_EQ(group.shares_memory(), ranks() > 1 && GetParam().hosts == 1);
+    EXPECT_EQ(group.ranks_here(), ranks() / GetParam().hosts);
+    if (!group.shares_memory()) return;
+    constexpr int64_t kGap = 3;
+    for (const int64_t unit : {1, 4, 64}) {
+      for (const int64_t bytes : {1, 63, 64, 65, 200, 777}) {
+        for (const int64_t rows : {0, 1, 3}) {
+          const int64_t stride = bytes + kGap;
+          std::vector<char> expected(static_cast<size_t>(rows * stride), char{99});
+          std::vector<char> data = expected;
+          const Range own = group.HostRows((bytes + unit - 1) / unit);
+          for (int64_t at = 0; at < rows * stride; ++at) {
+            const int64_t column = at % stride;
+            if (column >= bytes) continue;  // between rows nothing is written
+            expected[static_cast<size_t>(at)] = ByteAt(at / stride, column);
+            if (own.Contains(column / unit))
+              data[static_cast<size_t>(at)] = ByteAt(at / stride, column);
+          }
+          group.ShareColumns({"columns"}, data.data(), rows, stride, bytes, unit);
+          ASSERT_EQ(data, expected)
+              << "rank " << rank << ", " << rows << " rows of " << bytes << " in units of " << unit;
+          // What was shared may go at once: others read a copy.
+          std::fill(data.begin(), data.end(), char{0});
+        }
+      }
+    }
+  });
+}
+
 TEST_P(TensorGroupTest, ColumnsAndRowsOfTheRanksCoverAllOnce) {
   for (int64_t total : {0, 1, 7, 16, 128}) {
     std::vector<Range> columns(static_cast<size_t>(ranks()));
