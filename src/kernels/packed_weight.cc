@@ -53,7 +53,9 @@ Weight::Weight(DType type, int64_t n, int64_t k, int32_t segments, HugeMemory* m
   }
 }
 
-int64_t Weight::bytes() const { return PackedBytes(type_, n_, k_) + static_cast<int64_t>(scale_.size()) * 8; }
+int64_t Weight::bytes() const {
+  return PackedBytes(type_, n_, k_) + static_cast<int64_t>(scale_.size()) * 8;
+}
 
 int64_t Weight::Index(int64_t j, int64_t i) const {
   const int64_t group = PackGroup(type_);
