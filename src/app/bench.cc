@@ -63,8 +63,75 @@ struct Result {
   ExpertLoad experts = {};         // the same
 };
 
+// A part of the model's work: what it needs and the operations whose time it is.
+struct Part {
+  const char* name;
+  FlopCounts flops;
+  std::vector<std::string> operations;
+};
+
+std::vector<Part> PartsOf(const FlopCounts& all) {
+  // Keys and values are expanded, or queries absorbed, inside of attention.
+  return {
+      {"projections",
+       {.projections = all.projections - all.kv_b},
+       {"kv latent", "query projections", "o_proj"}},
+      {"attention", {.attention = all.attention + all.kv_b}, {"attention"}},
+      {"indexer", {.indexer = all.indexer, .index_scores = all.index_scores}, {"indexer"}},
+      {"feed forward",
+       {.feed_forward = all.feed_forward},
+       {"dense mlp", "router", "expert dispatch", "experts", "expert combine", "shared expert"}}};
+}
+
+// Seconds of all threads together in the operations of a part.
+double ThreadSecondsOf(const Part& part, const Result& result) {
+  double seconds = 0;
+  for (size_t i = 0; i < result.operations.operations.size(); ++i) {
+    const auto& names = part.operations;
+    if (std::find(names.begin(), names.end(), result.operations.operations[i]) == names.end()) {
+      continue;
+    }
+    for (const auto& rank : result.operations.seconds) seconds += rank[i];
+  }
+  return seconds * result.layout.threads_per_rank;
+}
+
+// How peaks are counted: see LeastSeconds.
+struct Peaks {
+  PeakFlops flops;
+  bool int8_weights;
+  bool int8_index;
+  double Least(const FlopCounts& counts) const {
+    return LeastSeconds(counts, flops, int8_weights, int8_index);
+  }
+};
+
+// Parts with their share of the peak: {"attention": {"flops", "thread_seconds", "share_of_peak"}}.
+nlohmann::json PartsJson(const Result& result, const FlopCounts& flops, const Peaks& peaks) {
+  nlohmann::json out = nlohmann::json::object();
+  for (const Part& part : PartsOf(flops)) {
+    const double seconds = ThreadSecondsOf(part, result);
+    if (seconds == 0) continue;
+    out[part.name] = {{"flops", part.flops.total()},
+                      {"thread_seconds", seconds},
+                      {"share_of_peak", peaks.Least(part.flops) / seconds}};
+  }
+  return out;
+}
+
+void PrintParts(const Result& result, const FlopCounts& flops, const Peaks& peaks) {
+  std::printf("\n%-20s %10s %16s %12s  %s\n", "part", "GFLOP", "thread seconds", "% of peak",
+              result.layout.ToString().c_str());
+  for (const Part& part : PartsOf(flops)) {
+    const double seconds = ThreadSecondsOf(part, result);
+    if (seconds == 0) continue;
+    std::printf("%-20s %10.1f %16.3f %12.1f\n", part.name, part.flops.total() * 1e-9, seconds,
+                100.0 * peaks.Least(part.flops) / seconds);
+  }
+}
+
 nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const ModelConfig& config,
-                          const FlopCounts& flops, const PeakFlops& peak, double least_seconds) {
+                          const FlopCounts& flops, const Peaks& peaks) {
   // The best run stands for a layout: what disturbs a run only makes it slower.
   const double best = *std::min_element(result.seconds.begin(), result.seconds.end());
   const int threads = result.layout.world() * result.layout.threads_per_rank;
@@ -84,10 +151,11 @@ nlohmann::json ResultJson(const Result& result, const BenchFlags& flags, const M
                           {"indexer", flops.indexer},
                           {"feed_forward", flops.feed_forward},
                           {"head", flops.head}}},
-                        {"peak_flops_per_thread", peak.real},
-                        {"int8_peak_per_thread", peak.int8},
+                        {"peak_flops_per_thread", peaks.flops.real},
+                        {"int8_peak_per_thread", peaks.flops.int8},
                         // Necessary operations against what all threads could do in that time.
-                        {"share_of_peak", least_seconds / best / threads},
+                        {"share_of_peak", peaks.Least(flops) / best / threads},
+                        {"parts", PartsJson(result, flops, peaks)},
                         {"operations", OperationJson(result.operations)},
                         {"volumes", result.volumes.ToJson()}};
   if (result.layout.hosts > 1) out["host_volumes"] = result.volumes.HostsToJson();
@@ -131,9 +199,10 @@ Status RunPrefill(const BenchFlags& flags) {
   }
   const FlopCounts flops = NecessaryFlops(config, 0, flags.input_len, 1);
   const bool fast = host->weights().mode() == DType::kBf16;
-  const double least = LeastSeconds(flops, peak, fast && config.quant_method == QuantMethod::kInt8,
-                                    host->cache().shape().int8_index);
-  nlohmann::json report = ResultJson(results[0], flags, config, flops, peak, least);
+  const Peaks peaks = {peak, fast && config.quant_method == QuantMethod::kInt8,
+                       host->cache().shape().int8_index};
+  const double least = peaks.Least(flops);
+  nlohmann::json report = ResultJson(results[0], flags, config, flops, peaks);
   report["isa"] = host->ops().name;
   report["scratch_bytes_per_rank"] = host->ranks().scratch_bytes();
   report["scratch_bound_per_rank"] = host->ranks().scratch_bound();
@@ -144,7 +213,7 @@ Status RunPrefill(const BenchFlags& flags) {
     for (size_t i = 0; i < results[0].seconds.size(); ++i) {
       ratios.push_back(results[1].seconds[i] / results[0].seconds[i]);
     }
-    report["vs"] = ResultJson(results[1], flags, config, flops, peak, least);
+    report["vs"] = ResultJson(results[1], flags, config, flops, peaks);
     report["vs_ratio"] = {{"median", Median(ratios)},
                           {"min", *std::min_element(ratios.begin(), ratios.end())},
                           {"max", *std::max_element(ratios.begin(), ratios.end())}};
@@ -175,6 +244,7 @@ Status RunPrefill(const BenchFlags& flags) {
                 *std::max_element(ratios.begin(), ratios.end()));
   }
   std::printf("\n%s", OperationTable(tables).c_str());
+  for (const Result& result : results) PrintParts(result, flops, peaks);
   for (const Result& result : results) {
     const std::string table = result.volumes.Table();
     if (table.empty()) continue;  // one rank
