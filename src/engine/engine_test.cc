@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <ctime>
 #include <mutex>
 #include <random>
+#include <thread>
 
 #include "parallel/fault_communicator.h"
 
@@ -21,6 +23,7 @@ struct HostSetup {
   int dp = 1;
   int tp = 1;
   int ep = 1;
+  int threads_per_rank = 1;
   int64_t total_tokens = 2048;  // KV cache
   int fault_rank = -1;
   Fault fault = {};
@@ -38,6 +41,7 @@ std::unique_ptr<ModelHost> LoadHost(const HostSetup& setup) {
   layout.dp = setup.dp;
   layout.tp = setup.tp;
   layout.ep = setup.ep;
+  layout.threads_per_rank = setup.threads_per_rank;
   options.ranks.collective_timeout_ms = setup.collective_timeout_ms;
   options.ranks.watchdog_timeout_ms = setup.watchdog_timeout_ms;
   if (setup.fault_rank >= 0) {
@@ -495,6 +499,25 @@ INSTANTIATE_TEST_SUITE_P(Products, EngineLayouts,
                            return Text("cp", setup.cp, "dp", setup.dp, "tp", setup.tp, "ep",
                                        setup.ep);
                          });
+
+TEST(EngineIdle, WaitingForRequestsTakesNoProcessorTime) {
+  const auto host = LoadHost({.cp = 2, .dp = 2, .tp = 2, .threads_per_rank = 2});
+  Engine engine(*host, {});
+  Client client = MakeClient("client", 40, 5);
+  ASSERT_TRUE(engine.Submit(client.request()).ok());
+  ASSERT_TRUE(client.WaitForFinish());
+  // Spinning ends soon after the last step, wherever the scheduler had put the threads.
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  const std::clock_t begin = std::clock();  // processor time of the whole process
+  std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+  // One thread that never slept would take 1 s.
+  EXPECT_LT(seconds, 0.1);
+  Client next = MakeClient("next", 40, 5);
+  ASSERT_TRUE(engine.Submit(next.request()).ok());
+  ASSERT_TRUE(next.WaitForFinish());
+  EXPECT_EQ(next.result().reason, FinishReason::kLength);
+}
 
 TEST(EngineFault, ARankThatHangsIsNamedWithItsOperationWithinTheTimeout) {
   const auto host = LoadHost({.cp = 3,
