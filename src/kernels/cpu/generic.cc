@@ -78,6 +78,10 @@ struct Isa {
     __builtin_memcpy(&x, p, sizeof(x));
     return x;
   }
+  static F FromI8(const int8_t* p) {
+    return F{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
+             static_cast<float>(p[3])};
+  }
   static F FromI(I x) { return __builtin_convertvector(x, F); }
   static void StoreI(int32_t* p, I x) { __builtin_memcpy(p, &x, sizeof(x)); }
   static constexpr bool kByteDot = false;

@@ -1,0 +1,164 @@
+// How far an int8 KV cache changes the logits, and that decoding reads what prefill wrote.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <random>
+
+#include "checkpoint/random_model.h"
+#include "checkpoint/temporary_directory.h"
+#include "engine/model_host.h"
+
+namespace causeway {
+namespace {
+
+constexpr uint32_t kSeed = 20261125;
+
+std::unique_ptr<ModelHost> Load(const std::string& model, int64_t tokens, bool int8_kv) {
+  HostOptions options;
+  options.model_path = model;
+  options.int8_kv = int8_kv;
+  options.context_length = tokens;
+  auto host = ModelHost::Load(options);
+  EXPECT_TRUE(host.ok()) << host.status().message();
+  return std::move(host).value();
+}
+
+std::vector<int32_t> RandomIds(int64_t count, int64_t vocabulary) {
+  std::mt19937 random(kSeed);
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i) {
+    ids.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(vocabulary)));
+  }
+  return ids;
+}
+
+// All logits of one prefill of random ids.
+std::vector<float> PrefillLogits(ModelHost& host, int64_t tokens) {
+  const auto run = SequenceRun::Make(host, tokens);
+  EXPECT_TRUE(run.ok()) << run.status().message();
+  std::vector<float> logits;
+  const Status status =
+      (*run)->Prefill(RandomIds(tokens, host.config().vocab_size), -1, LogitsWanted::kAll, logits);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return logits;
+}
+
+// Of rows of logits of two ways to compute them.
+struct Distance {
+  double most = 0;        // absolute
+  double mean = 0;        // the same
+  double deviation = 0;   // of the first's logits from their mean
+  double same_first = 0;  // share of rows whose largest logit is of the same id
+};
+
+Distance DistanceOf(const std::vector<float>& a, const std::vector<float>& b, int64_t vocabulary) {
+  EXPECT_EQ(a.size(), b.size());
+  Distance out;
+  double sum = 0;
+  double squares = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double error = std::fabs(static_cast<double>(a[i]) - b[i]);
+    if (!(error <= out.most)) out.most = error;  // a NaN stays
+    out.mean += error;
+    sum += a[i];
+    squares += static_cast<double>(a[i]) * a[i];
+  }
+  const auto count = static_cast<double>(a.size());
+  out.mean /= count;
+  out.deviation = std::sqrt(squares / count - sum / count * (sum / count));
+  int64_t same = 0;
+  const auto rows = static_cast<int64_t>(a.size()) / vocabulary;
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto first = [&](const std::vector<float>& logits) {
+      const auto begin = logits.begin() + row * vocabulary;
+      return std::max_element(begin, begin + vocabulary) - begin;
+    };
+    same += first(a) == first(b) ? 1 : 0;
+  }
+  out.same_first = static_cast<double>(same) / static_cast<double>(rows);
+  return out;
+}
+
+Distance Int8AgainstBfloat16(const std::string& model, int64_t tokens, const char* name) {
+  const auto exact = Load(model, tokens, false);
+  const auto int8 = Load(model, tokens, true);
+  EXPECT_LT(int8->cache().bytes(), exact->cache().bytes());
+  const Distance out = DistanceOf(PrefillLogits(*exact, tokens), PrefillLogits(*int8, tokens),
+                                  exact->config().vocab_size);
+  std::printf(
+      "int8 KV %-14s %lld tokens: logits differ by %.3g at most, %.3g on average (standard "
+      "deviation %.3g); top-1 the same %.1f %%\n",
+      name, static_cast<long long>(tokens), out.most, out.mean, out.deviation,
+      out.same_first * 100);
+  return out;
+}
+
+// Random weights amplify whatever differs (of sparse models also the selection): the limits are
+// those of rounding, not of a wrong scale or row, which would make logits as far apart as those of
+// other tokens.
+TEST(Int8Kv, ChangesLogitsLittle) {
+  for (const char* fixture : {"v3-tiny-bf16", "v3-tiny-int8", "v2-tiny-f32", "v32-tiny-bf16"}) {
+    const Distance found =
+        Int8AgainstBfloat16(Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", fixture), 131, fixture);
+    EXPECT_GT(found.most, 0) << "int8 rows are not in use";
+    EXPECT_LT(found.mean, 0.3 * found.deviation) << fixture;
+  }
+}
+
+// CAUSEWAY_KV_MODEL=DIR measures another model: the figures in docs/performance.md.
+TEST(Int8Kv, ChangesLogitsOfAModelOfTheUsersLittle) {
+  const char* model = std::getenv("CAUSEWAY_KV_MODEL");
+  if (model == nullptr) GTEST_SKIP() << "CAUSEWAY_KV_MODEL is not set";
+  const Distance found = Int8AgainstBfloat16(model, 3000, model);
+  EXPECT_LT(found.mean, 0.3 * found.deviation);
+}
+
+// Decoding is absorbed and prefill may be materialised, so their bits differ with either cache. Both
+// read the same rows: the rounding of the rows adds nothing to what the two forms differ by.
+TEST(Int8Kv, DecodingContinuesWhatPrefillWroteAsCloselyAsWithABfloat16Cache) {
+  constexpr int64_t kTokens = 131;
+  constexpr int64_t kDecoded = 9;
+  for (const char* fixture : {"v3-tiny-bf16", "v32-tiny-bf16"}) {
+    double mean[2];
+    for (const bool int8 : {false, true}) {
+      const auto host = Load(Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", fixture), kTokens, int8);
+      const int64_t vocabulary = host->config().vocab_size;
+      const std::vector<float> prefilled = PrefillLogits(*host, kTokens);
+      const std::vector<int32_t> ids = RandomIds(kTokens, vocabulary);
+      const auto run = SequenceRun::Make(*host, kTokens);
+      ASSERT_TRUE(run.ok()) << run.status().message();
+      std::vector<float> logits;
+      ASSERT_TRUE(
+          (*run)
+              ->Prefill({ids.begin(), ids.end() - kDecoded}, 50, LogitsWanted::kNone, logits)
+              .ok());
+      std::vector<float> decoded;
+      for (int64_t i = kTokens - kDecoded; i < kTokens; ++i) {
+        ASSERT_TRUE((*run)->Decode(ids[static_cast<size_t>(i)], logits).ok());
+        decoded.insert(decoded.end(), logits.begin(), logits.end());
+      }
+      const Distance found = DistanceOf({prefilled.end() - kDecoded * vocabulary, prefilled.end()},
+                                        decoded, vocabulary);
+      std::printf("decode against prefill %-14s %s KV: mean %.3g, most %.3g, top-1 %.1f %%\n",
+                  fixture, int8 ? "int8" : "bfloat16", found.mean, found.most,
+                  found.same_first * 100);
+      mean[int8] = found.mean / found.deviation;
+    }
+    EXPECT_LE(mean[1], 2 * mean[0] + 0.01) << fixture;
+  }
+}
+
+TEST(Int8Kv, NeedsTheMode) {
+  HostOptions options;
+  options.model_path = CAUSEWAY_SOURCE_DIR "/testdata/golden/v3-tiny-bf16";
+  options.dtype = DType::kF32;
+  options.int8_kv = true;
+  const auto host = ModelHost::Load(options);
+  ASSERT_FALSE(host.ok());
+  EXPECT_EQ(host.status().message(), "--kv-cache-dtype int8 needs --dtype bfloat16, found float32");
+}
+
+}  // namespace
+}  // namespace causeway
