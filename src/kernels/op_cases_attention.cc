@@ -360,6 +360,12 @@ void AddAbsorbed(DType type, bool int8_rows, std::vector<OpCase>* cases) {
     add({.heads = 6, .latent = latent, .rope = rope, .count = 100, .gap = 2});
   }
   add({.heads = 128, .latent = 512, .rope = 64, .count = 65});
+  // Rows of whole vectors and more than 8 heads: int8 ones are dequantised between the products.
+  for (const int64_t count : {1, 3, 4, 5, 8, 70, 255, 256, 257, 260, 600}) {
+    for (const int64_t heads : {9, 16, 33}) {
+      add({.heads = heads, .latent = 64, .rope = 32, .count = count, .selected = count % 2 == 0});
+    }
+  }
   add({.heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 0.0f});
   add({.heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 300.0f});
 }

@@ -62,6 +62,7 @@ struct Isa {
   static F DotPairs(F acc, F, F) { return acc; }
   static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}
   static void StoreBf16(uint16_t*, F) {}
+  static void StoreBf16(uint16_t*, F, F) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
   static I LoadSums(const int32_t* p) { return LoadI(p); }
