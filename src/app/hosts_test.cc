@@ -460,6 +460,11 @@ TEST_F(HostErrorsTest, HostsThatDisagreeSayBothValues) {
   auto second = Start(Logits() + HostFlags(2, 1, address) + Split("--cp-partition zigzag"));
   ExpectMessage(*first, {"host 1 was started with flags or model", "zigzag", "balanced"});
   ExpectMessage(*second, {"host 0 was started with flags or model", "zigzag", "balanced"});
+  const std::string other = FreeAddress();
+  auto bf16 = Start(Logits() + HostFlags(2, 0, other));
+  auto int8 = Start(Logits() + HostFlags(2, 1, other) + Split("--kv-cache-dtype int8"));
+  ExpectMessage(*bf16, {"KV cache bfloat16", "KV cache int8"});
+  ExpectMessage(*int8, {"KV cache bfloat16", "KV cache int8"});
 }
 
 TEST_F(HostErrorsTest, AStrangersTokenIsRefused) {

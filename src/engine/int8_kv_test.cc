@@ -16,10 +16,17 @@ namespace {
 
 constexpr uint32_t kSeed = 20261125;
 
-std::unique_ptr<ModelHost> Load(const std::string& model, int64_t tokens, bool int8_kv) {
+// A way to compute.
+struct Mode {
+  DType dtype = DType::kBf16;
+  bool int8_kv = false;
+};
+
+std::unique_ptr<ModelHost> Load(const std::string& model, int64_t tokens, Mode mode) {
   HostOptions options;
   options.model_path = model;
-  options.int8_kv = int8_kv;
+  options.dtype = mode.dtype;
+  options.int8_kv = mode.int8_kv;
   options.context_length = tokens;
   auto host = ModelHost::Load(options);
   EXPECT_TRUE(host.ok()) << host.status().message();
@@ -82,27 +89,28 @@ Distance DistanceOf(const std::vector<float>& a, const std::vector<float>& b, in
   return out;
 }
 
-Distance Int8AgainstBfloat16(const std::string& model, int64_t tokens, const char* name) {
-  const auto exact = Load(model, tokens, false);
-  const auto int8 = Load(model, tokens, true);
-  EXPECT_LT(int8->cache().bytes(), exact->cache().bytes());
-  const Distance out = DistanceOf(PrefillLogits(*exact, tokens), PrefillLogits(*int8, tokens),
-                                  exact->config().vocab_size);
+// Of a prefill in `other` from one in bfloat16 with a bfloat16 cache.
+Distance FromBfloat16(const std::string& model, int64_t tokens, Mode other, const char* name) {
+  const auto host = Load(model, tokens, {});
+  const auto other_host = Load(model, tokens, other);
+  const Distance out = DistanceOf(PrefillLogits(*host, tokens), PrefillLogits(*other_host, tokens),
+                                  host->config().vocab_size);
   std::printf(
-      "int8 KV %-14s %lld tokens: logits differ by %.3g at most, %.3g on average (standard "
-      "deviation %.3g); top-1 the same %.1f %%\n",
-      name, static_cast<long long>(tokens), out.most, out.mean, out.deviation,
-      out.same_first * 100);
+      "%-8s against bfloat16, %s, %lld tokens: logits differ by %.3g at most, %.3g on average "
+      "(standard deviation %.3g); top-1 the same %.1f %%\n",
+      other.int8_kv ? "int8 KV" : NameOf(other.dtype), name, static_cast<long long>(tokens),
+      out.most, out.mean, out.deviation, out.same_first * 100);
   return out;
 }
 
-// Random weights amplify whatever differs (of sparse models also the selection): the limits are
-// those of rounding, not of a wrong scale or row, which would make logits as far apart as those of
-// other tokens.
+// Random weights amplify whatever differs (the choice of experts and, of sparse models, of keys):
+// how much is seen from float32 against bfloat16. The limit tells rounding from a wrong scale or
+// row, which would make logits as far apart as those of other tokens.
 TEST(Int8Kv, ChangesLogitsLittle) {
   for (const char* fixture : {"v3-tiny-bf16", "v3-tiny-int8", "v2-tiny-f32", "v32-tiny-bf16"}) {
-    const Distance found =
-        Int8AgainstBfloat16(Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", fixture), 131, fixture);
+    const std::string model = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", fixture);
+    FromBfloat16(model, 131, {.dtype = DType::kF32}, fixture);
+    const Distance found = FromBfloat16(model, 131, {.int8_kv = true}, fixture);
     EXPECT_GT(found.most, 0) << "int8 rows are not in use";
     EXPECT_LT(found.mean, 0.3 * found.deviation) << fixture;
   }
@@ -112,13 +120,15 @@ TEST(Int8Kv, ChangesLogitsLittle) {
 TEST(Int8Kv, ChangesLogitsOfAModelOfTheUsersLittle) {
   const char* model = std::getenv("CAUSEWAY_KV_MODEL");
   if (model == nullptr) GTEST_SKIP() << "CAUSEWAY_KV_MODEL is not set";
-  const Distance found = Int8AgainstBfloat16(model, 3000, model);
+  FromBfloat16(model, 3000, {.dtype = DType::kF32}, model);
+  const Distance found = FromBfloat16(model, 3000, {.int8_kv = true}, model);
   EXPECT_LT(found.mean, 0.3 * found.deviation);
 }
 
 // A prompt of which the last tokens are decoded one by one, against one prefill.
 Distance DecodeAgainstPrefill(const std::string& fixture, int64_t tokens, int64_t decoded) {
-  const auto host = Load(Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", fixture), tokens, true);
+  const auto host =
+      Load(Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", fixture), tokens, {.int8_kv = true});
   const int64_t vocabulary = host->config().vocab_size;
   EXPECT_TRUE(!host->config().sparse() || MaterialisedEnd(host->config()) <= tokens - decoded);
   const std::vector<float> prefilled = PrefillLogits(*host, tokens);
