@@ -153,6 +153,23 @@ TEST_F(Commands, InspectCountsEveryStoredByteOnce) {
   EXPECT_EQ(
       report.at("kv_bytes_per_token").get<int>() - int8.Json().at("kv_bytes_per_token").get<int>(),
       3 * (64 - 36));
+  // Latents of 80 values in 3 layers: 2 bytes a value, or 1 and two scales of 4.
+  const auto kv = Good({"inspect", "--model-path", model, "--kv-cache-dtype", "int8", "--json"});
+  EXPECT_EQ(
+      report.at("kv_bytes_per_token").get<int>() - kv.Json().at("kv_bytes_per_token").get<int>(),
+      3 * (160 - 88));
+  for (const char* same : {"auto", "bf16", "bfloat16"}) {
+    EXPECT_EQ(Good({"inspect", "--model-path", model, "--kv-cache-dtype", same, "--json"})
+                  .Json()
+                  .at("kv_bytes_per_token"),
+              report.at("kv_bytes_per_token"));
+  }
+  for (const char* found : {"int8", "bf16"}) {
+    Bad({"inspect", "--model-path", model, "--dtype", "float32", "--kv-cache-dtype", found},
+        Text("--kv-cache-dtype ", found, " needs --dtype bfloat16, found float32"));
+  }
+  Bad({"inspect", "--model-path", model, "--kv-cache-dtype", "fp8_e4m3"},
+      "--kv-cache-dtype: fp8_e4m3 not in {auto,bfloat16,bf16,int8}");
   Bad({"inspect", "--model-path", model, "--dtype", "float32", "--index-cache-dtype", "bfloat16"},
       "--index-cache-dtype bfloat16 needs --dtype bfloat16");
   EXPECT_NE(Good({"inspect", "--model-path", model, "--tensors"}).out.find("F8_E4M3"),

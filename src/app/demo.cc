@@ -57,9 +57,9 @@ StatusOr<Outcome> Answer(ModelHost& host, const std::vector<int32_t>& prompt, in
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
     for (int64_t p = 0; p * kPage < run->length(); ++p) {
       const int32_t page = run->pages()[static_cast<size_t>(p)];
-      const int64_t size = kPage * SizeOf(shape.type);
-      out.kv_hash = Fnv(host.cache().LatentPage(layer, page), size * shape.latent_dim, out.kv_hash);
-      out.kv_hash = Fnv(host.cache().IndexPage(layer, page), size * shape.index_dim, out.kv_hash);
+      const KvCache& cache = host.cache();
+      out.kv_hash = Fnv(cache.LatentPage(layer, page), kPage * shape.latent_bytes(), out.kv_hash);
+      out.kv_hash = Fnv(cache.IndexPage(layer, page), kPage * shape.index_bytes(), out.kv_hash);
     }
   }
   // Greedy decoding, so that the answers can be compared token by token.

@@ -97,6 +97,10 @@ StatusOr<std::vector<float>> LogitsOfProcesses(const EvalFlags& flags, const Lay
                                         flags.model.model_path,
                                         "--dtype",
                                         flags.model.dtype,
+                                        "--kv-cache-dtype",
+                                        flags.model.kv_cache_dtype,
+                                        "--index-cache-dtype",
+                                        flags.model.index_cache_dtype,
                                         "--isa",
                                         flags.model.isa,
                                         "--output",
@@ -270,7 +274,7 @@ void AddLayouts(CLI::App& eval, Run& run) {
   layouts->add_option("--dtype", flags->model.dtype, "Numeric mode: bfloat16 or float32")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
       ->capture_default_str();
-  flags->model.RegisterIndexCacheDtype(*layouts);
+  flags->model.RegisterCacheDtypes(*layouts);
   layouts->add_option("--isa", flags->model.isa, "Instruction set of the kernels")
       ->capture_default_str();
   layouts->add_option("--world", flags->world, "Most ranks of a layout")

@@ -121,6 +121,14 @@ TEST_F(EvalTest, ASampleOverOneTwoAndFourProcessesGivesTheBitsOfOneRank) {
   EXPECT_EQ(report.at("legal"), legal);
 }
 
+TEST_F(EvalTest, ProcessesKeepTheirCachesInTheTypesThatTheFlagsName) {
+  auto program = StartLayouts({"--processes", "1,2", "--sample", "6", "--kv-cache-dtype", "int8",
+                               "--index-cache-dtype", "int8", "--json"});
+  const auto report = JsonOf(*program);
+  EXPECT_EQ(report.at("ran"), 6);
+  EXPECT_EQ(report.at("equal"), 6);
+}
+
 TEST_F(EvalTest, ACaseByHandGivesTheBitsOfOneRankOnOneHostAndOnTwo) {
   const Words base = {"eval", "case", "--model-path", model_, "--json"};
   const auto single = JsonOf(*Start(base));

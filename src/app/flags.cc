@@ -27,7 +27,7 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
                  "Numeric mode: bfloat16 (fast; auto means this) or float32 (exact, for checking)")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
       ->capture_default_str();
-  RegisterIndexCacheDtype(app);
+  RegisterCacheDtypes(app);
   app.add_option("--tp,--tp-size,--tensor-parallel-size", tp,
                  "World size: ranks in all; attention TP = tp / (cp * dp). 0: cp * dp")
       ->capture_default_str();
@@ -102,7 +102,13 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
   app.add_option("--trace", trace, "Write a Chrome/Perfetto trace with a lane per rank here");
 }
 
-void ModelFlags::RegisterIndexCacheDtype(CLI::App& app) {
+void ModelFlags::RegisterCacheDtypes(CLI::App& app) {
+  app.add_option(
+         "--kv-cache-dtype", kv_cache_dtype,
+         "Latents in the cache: bfloat16 (bf16 is the same), int8 (half the memory, rounded "
+         "further) or auto: as --dtype")
+      ->check(CLI::IsMember({"auto", "bfloat16", "bf16", "int8"}))
+      ->capture_default_str();
   app.add_option("--index-cache-dtype", index_cache_dtype,
                  "Indexer keys in the cache: bfloat16, int8 (half the memory, faster, a slightly "
                  "different selection) or auto: as --dtype")
@@ -175,6 +181,11 @@ StatusOr<HostOptions> ModelFlags::ToHostOptions() const {
   }
   out.model_path = model_path;
   out.dtype = dtype == "float32" ? DType::kF32 : DType::kBf16;
+  out.int8_kv = kv_cache_dtype == "int8";
+  if (kv_cache_dtype != "auto" && out.dtype != DType::kBf16) {
+    return InvalidArgument(
+        Text("--kv-cache-dtype ", kv_cache_dtype, " needs --dtype bfloat16, found ", dtype));
+  }
   out.int8_index = index_cache_dtype == "int8";
   if (index_cache_dtype == "bfloat16" && out.dtype != DType::kBf16) {
     return InvalidArgument(

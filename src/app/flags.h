@@ -15,6 +15,7 @@ struct ModelFlags {
   // How each flag is meant: flags.cc, in the help text that stands beside its name.
   std::string model_path;
   std::string dtype = "auto";
+  std::string kv_cache_dtype = "auto";
   std::string index_cache_dtype = "auto";
   int tp = 0;  // world size; 0: cp_size * dp_size
   int cp_size = 1;
@@ -46,7 +47,7 @@ struct ModelFlags {
   // `model_required`: --model-path must be given.
   // Adds all of them to `app`, with their present values as defaults.
   void Register(CLI::App& app, bool model_required = true);
-  void RegisterIndexCacheDtype(CLI::App& app);
+  void RegisterCacheDtypes(CLI::App& app);
   // Checks what belongs together, reads Slurm's environment and files that flags name. Errors name
   // the flag.
   StatusOr<HostOptions> ToHostOptions() const;

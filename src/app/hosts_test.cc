@@ -149,6 +149,10 @@ const Case kCases[] = {
     {2, "v2-tiny-group-f32", "--tp 2 --moe-a2a-backend alltoall --chunked-prefill-size 20"},
     {2, "v32-tiny-bf16", "--cp-size 2 --index-cache-dtype int8"},
     {2, "v32-tiny-bf16", "--tp 4 --cp-size 2 --chunked-prefill-size 37 --index-cache-dtype int8"},
+    {2, "v3-tiny-int8", "--cp-size 2 --kv-cache-dtype int8"},
+    {2, "v32-tiny-bf16",
+     "--tp 4 --cp-size 2 --chunked-prefill-size 37 --kv-cache-dtype int8 --index-cache-dtype int8"},
+    {4, "v32-tiny-bf16", "--tp 4 --cp-size 2 --kv-cache-dtype int8"},
     {4, "v32-tiny-bf16", "--cp-size 4"},
     {4, "v32-tiny-fp8", "--tp 4 --ep-size 4 --moe-a2a-backend alltoall"},
     {4, "v32-tiny-bf16", "--tp 8 --cp-size 2 --dp-size 2 --ep-size 8 --cp-partition zigzag"},
@@ -168,7 +172,8 @@ TEST_F(HostsTest, TwoAndFourHostsGiveTheBitsOfOneProcess) {
     const Words base = {"logits",   "--model-path", kFixtures + each.model,
                         "--tokens", tokens,         "--json"};
     Words numeric;
-    for (const Words& flag : {Words{"--dtype", "float32"}, Words{"--index-cache-dtype", "int8"}}) {
+    for (const Words& flag : {Words{"--dtype", "float32"}, Words{"--index-cache-dtype", "int8"},
+                              Words{"--kv-cache-dtype", "int8"}}) {
       if (Text(each.flags).find(Text(flag[0], " ", flag[1])) != std::string::npos) {
         numeric = numeric + flag;
       }
@@ -455,6 +460,11 @@ TEST_F(HostErrorsTest, HostsThatDisagreeSayBothValues) {
   auto second = Start(Logits() + HostFlags(2, 1, address) + Split("--cp-partition zigzag"));
   ExpectMessage(*first, {"host 1 was started with flags or model", "zigzag", "balanced"});
   ExpectMessage(*second, {"host 0 was started with flags or model", "zigzag", "balanced"});
+  const std::string other = FreeAddress();
+  auto bf16 = Start(Logits() + HostFlags(2, 0, other));
+  auto int8 = Start(Logits() + HostFlags(2, 1, other) + Split("--kv-cache-dtype int8"));
+  ExpectMessage(*bf16, {"KV cache bfloat16", "KV cache int8"});
+  ExpectMessage(*int8, {"KV cache bfloat16", "KV cache int8"});
 }
 
 TEST_F(HostErrorsTest, AStrangersTokenIsRefused) {

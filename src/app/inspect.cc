@@ -234,7 +234,8 @@ Status RunInspect(const InspectFlags& flags) {
                    .latent_dim = config.latent_dim(),
                    .index_dim = config.index_head_dim,
                    .type = options.dtype,
-                   .int8_index = options.int8_index};
+                   .int8_index = options.int8_index,
+                   .int8_kv = options.int8_kv};
   const LayoutReport ranks(config, layout, sizes, kv.BytesPerToken(),
                            PrefillScratchBound(config, layout, options.dtype, kLongPrompt,
                                                flags.model.chunked_prefill_size));

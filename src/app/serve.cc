@@ -247,6 +247,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .Add("layout", host.ranks().layout().ToString())
       .Add("isa", host.ops().name)
       .Add("dtype", host.ranks().mode() == DType::kF32 ? "float32" : "bfloat16")
+      .Add("kv_cache_dtype", NameOf(host.cache().shape().latent_type()))
+      .Add("kv_cache_bytes", host.cache().bytes())
       .Add("context_length", model.context_length)
       .Add("max_total_tokens", kv_tokens)
       .Add("chunked_prefill_size", flags.model.chunked_prefill_size)

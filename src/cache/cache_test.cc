@@ -80,5 +80,21 @@ TEST(KvCache, KeepsInt8IndexKeysAsUnsignedPanelsWithTheirScales) {
   EXPECT_TRUE(std::equal(key, key + 12, back));
 }
 
+TEST(KvCache, KeepsInt8LatentsAsRowsWithTheirTwoScalesBehindThem) {
+  const KvShape shape{
+      .layers = 2, .latent_dim = 576, .index_dim = 128, .type = DType::kBf16, .int8_kv = true};
+  EXPECT_EQ(shape.latent_bytes(), 576 + 8) << "half of 1152, and the scales";
+  EXPECT_EQ(shape.index_bytes(), 256) << "index keys have a type of their own";
+  const KvCache cache(shape, 3);
+  EXPECT_EQ(cache.bytes(), 3 * kPage * shape.BytesPerToken());
+  char row[584];
+  for (int i = 0; i < 584; ++i) row[i] = static_cast<char>(i * 7);
+  cache.StoreLatent(1, 2, 63, row);
+  EXPECT_EQ(std::memcmp(static_cast<char*>(cache.LatentPage(1, 2)) + 63 * 584, row, 584), 0);
+  char back[584] = {};
+  cache.LoadLatent(1, 2, 63, back);
+  EXPECT_EQ(std::memcmp(back, row, 584), 0);
+}
+
 }  // namespace
 }  // namespace causeway

@@ -14,6 +14,8 @@ KvCache::KvCache(const KvShape& shape, int64_t pages)
       latents_(shape.layers * pages * kPage * shape.latent_bytes()),
       index_keys_(shape.layers * pages * kPage * shape.index_bytes()) {
   CHECK(shape.type == DType::kF32 || shape.type == DType::kBf16, NameOf(shape.type));
+  static_assert(kRowScaleBytes == 8, "what latent_bytes counts");
+  CHECK(!shape.int8_kv || shape.type == DType::kBf16, NameOf(shape.type));
   // A key is stored in words of four int8 values.
   CHECK(!shape.int8_index || shape.index_dim % 4 == 0, shape.index_dim);
 }

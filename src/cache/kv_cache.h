@@ -16,9 +16,12 @@ struct KvShape {
   int64_t index_dim = 0;  // index_head_dim; 0 without an indexer
   DType type = DType::kBf16;
   bool int8_index = false;  // index keys as int8 with a scale each, else in `type`; index_dim % 4
+  bool int8_kv = false;     // latents as int8 with two scales each, else in `type`, which is bf16
 
+  DType latent_type() const { return int8_kv ? DType::kI8 : type; }
   DType index_type() const { return int8_index ? DType::kI8 : type; }
-  int64_t latent_bytes() const { return latent_dim * SizeOf(type); }
+  // A latent row: its values, and for int8 the scales of the latent and of the key, f32.
+  int64_t latent_bytes() const { return latent_dim * SizeOf(latent_type()) + (int8_kv ? 8 : 0); }
   // An index key: its values, and for int8 its scale, f32.
   int64_t index_bytes() const {
     return index_dim * SizeOf(index_type()) + (int8_index && index_dim > 0 ? 4 : 0);
@@ -26,10 +29,11 @@ struct KvShape {
   int64_t BytesPerToken() const { return layers * (latent_bytes() + index_bytes()); }
 };
 
-// Pages of 64 tokens. In a page of a layer, latents are rows [64, latent_dim]; index keys are
-// packed as the operand of the score product, [index_dim / g][64][g] with g = 1 (f32), 2 (bf16) or
-// 4 (int8), so that a page is one packed panel; int8 with 128 added to every value, and with the 64
-// scales behind the panel (IndexScoreArgs, kernels/op_table.h).
+// Pages of 64 tokens. In a page of a layer, latents are rows [64, latent_dim], in int8 with their
+// scales behind each (DequantizeArgs, kernels/op_table.h); index keys are packed as the operand of
+// the score product, [index_dim / g][64][g] with g = 1 (f32), 2 (bf16) or 4 (int8), so that a page
+// is one packed panel; int8 with 128 added to every value, and with the 64 scales behind the panel
+// (IndexScoreArgs, kernels/op_table.h).
 //
 // Rank threads write disjoint tokens and read after the layer's exchange; nothing is locked.
 class KvCache {
@@ -41,10 +45,10 @@ class KvCache {
   int64_t pages() const { return pages_; }
   int64_t bytes() const { return latents_.bytes() + index_keys_.bytes(); }
 
-  void* LatentPage(int64_t layer, int32_t page) const;  // [64, latent_dim]
+  void* LatentPage(int64_t layer, int32_t page) const;  // [64] of latent_bytes()
   void* IndexPage(int64_t layer, int32_t page) const;   // packed [64, index_dim]
-  // Stores one token's values, already in the cache's type: latent_bytes() or index_bytes(), an
-  // int8 key's scale behind its values.
+  // Stores one token's values, already in the cache's type: latent_bytes() or index_bytes(), int8
+  // scales behind the values.
   void StoreLatent(int64_t layer, int32_t page, int64_t slot, const void* values) const;
   void StoreIndexKey(int64_t layer, int32_t page, int64_t slot, const void* values) const;
   // Their opposites.
@@ -57,7 +61,7 @@ class KvCache {
 
   const KvShape shape_;
   const int64_t pages_;
-  Buffer latents_;     // [layers, pages, 64, latent_dim]
+  Buffer latents_;     // [layers, pages, 64] of latent_bytes()
   Buffer index_keys_;  // [layers, pages] of 64 keys
 };
 

@@ -22,6 +22,7 @@ struct Case {
   const char* fixture;
   DType dtype;
   int64_t redundant = 0;
+  bool int8_cache = false;  // latents and index keys
 };
 
 // All hosts of a layout. Host 0 is the caller's, the others follow it until the end.
@@ -39,7 +40,9 @@ class World {
       mine.cache = std::make_unique<KvCache>(KvShape{.layers = config.num_hidden_layers,
                                                      .latent_dim = config.latent_dim(),
                                                      .index_dim = config.index_head_dim,
-                                                     .type = one.dtype},
+                                                     .type = one.dtype,
+                                                     .int8_index = one.int8_cache,
+                                                     .int8_kv = one.int8_cache},
                                              pages);
       mine.rope = std::make_unique<RopeTable>(config, kContext);
       RankGroupOptions options;
@@ -209,9 +212,11 @@ TEST_P(HostVolumes, AreWhatTheLayoutAndTheChosenExpertsPredictAndExpertCountsAre
 INSTANTIATE_TEST_SUITE_P(
     Models, HostVolumes,
     testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-int8", DType::kBf16, 3},
-                    Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32, 12}),
+                    Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32, 12},
+                    Case{"v32-tiny-bf16", DType::kBf16, 0, true}),
     [](const testing::TestParamInfo<Case>& info) {
-      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype));
+      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype),
+                              info.param.int8_cache ? "_int8_cache" : "");
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });

@@ -29,10 +29,12 @@ struct Case {
   const char* fixture;
   DType dtype;
   bool int8_index = false;
+  bool int8_kv = false;
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.fixture << " " << NameOf(c.dtype) << (c.int8_index ? " int8 index keys" : "");
+  return out << c.fixture << " " << NameOf(c.dtype) << (c.int8_index ? " int8 index keys" : "")
+             << (c.int8_kv ? " int8 KV" : "");
 }
 
 class Invariance : public testing::TestWithParam<Case> {
@@ -42,6 +44,7 @@ class Invariance : public testing::TestWithParam<Case> {
     options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
     options.dtype = GetParam().dtype;
     options.int8_index = GetParam().int8_index;
+    options.int8_kv = GetParam().int8_kv;
     options.context_length = 256;
     options.max_total_tokens = 2048;
     auto host = ModelHost::Load(options);
@@ -203,10 +206,14 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"v3-tiny-int8", DType::kBf16}, Case{"v32-tiny-bf16", DType::kBf16},
                     Case{"v32-tiny-bf16", DType::kF32}, Case{"v32-tiny-fp8", DType::kBf16},
                     Case{"v2-tiny-f32", DType::kBf16}, Case{"v32-tiny-bf16", DType::kBf16, true},
-                    Case{"v32-tiny-bf16", DType::kF32, true}),
+                    Case{"v32-tiny-bf16", DType::kF32, true},
+                    Case{"v3-tiny-bf16", DType::kBf16, false, true},
+                    Case{"v32-tiny-bf16", DType::kBf16, false, true},
+                    Case{"v32-tiny-bf16", DType::kBf16, true, true}),
     [](const testing::TestParamInfo<Case>& info) {
-      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype),
-                              info.param.int8_index ? "_int8_index" : "");
+      std::string name =
+          Text(info.param.fixture, "_", NameOf(info.param.dtype),
+               info.param.int8_index ? "_int8_index" : "", info.param.int8_kv ? "_int8_kv" : "");
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });

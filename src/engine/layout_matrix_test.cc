@@ -20,6 +20,7 @@ struct Case {
   const char* fixture;
   DType dtype;
   bool int8_index = false;
+  bool int8_kv = false;
 };
 
 class LayoutMatrix : public testing::TestWithParam<Case> {};
@@ -29,6 +30,7 @@ TEST_P(LayoutMatrix, EveryProductOfLayoutsGivesTheBytesOfOneRank) {
   options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
   options.dtype = GetParam().dtype;
   options.int8_index = GetParam().int8_index;
+  options.int8_kv = GetParam().int8_kv;
   options.context_length = 256;
   options.max_total_tokens = 2048;
   const auto host = ModelHost::Load(options);
@@ -55,6 +57,7 @@ TEST_P(LayoutMatrix, LayoutsWithRedundantExpertsGiveTheBytesOfOneRankToo) {
   options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
   options.dtype = GetParam().dtype;
   options.int8_index = GetParam().int8_index;
+  options.int8_kv = GetParam().int8_kv;
   options.context_length = 256;
   options.max_total_tokens = 2048;
   options.ranks.layout.cp = options.ranks.layout.ep = 2;
@@ -89,10 +92,13 @@ INSTANTIATE_TEST_SUITE_P(
     Models, LayoutMatrix,
     testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-int8", DType::kBf16},
                     Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32},
-                    Case{"v32-tiny-bf16", DType::kBf16, true}),
+                    Case{"v32-tiny-bf16", DType::kBf16, true},
+                    Case{"v3-tiny-int8", DType::kBf16, false, true},
+                    Case{"v32-tiny-bf16", DType::kBf16, true, true}),
     [](const testing::TestParamInfo<Case>& info) {
-      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype),
-                              info.param.int8_index ? "_int8_index" : "");
+      std::string name =
+          Text(info.param.fixture, "_", NameOf(info.param.dtype),
+               info.param.int8_index ? "_int8_index" : "", info.param.int8_kv ? "_int8_kv" : "");
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });

@@ -17,8 +17,9 @@ constexpr int64_t kDefaultContext = 65536 + 4096;
 std::string Agreement(const HostOptions& options, const ModelConfig& config,
                       const ModelHost& host) {
   return Text("layout ", options.ranks.layout.ToString(), "; kernels ", host.ops().name, "; dtype ",
-              NameOf(options.dtype), "; index keys ", NameOf(host.cache().shape().index_type()),
-              "; context ", host.context_length(), "; pages ", host.cache().pages(), "; model ",
+              NameOf(options.dtype), "; KV cache ", NameOf(host.cache().shape().latent_type()),
+              "; index keys ", NameOf(host.cache().shape().index_type()), "; context ",
+              host.context_length(), "; pages ", host.cache().pages(), "; model ",
               config.model_type, " ", config.num_hidden_layers, "x", config.hidden_size,
               " vocabulary ", config.vocab_size, " experts ", config.n_routed_experts,
               " redundant ", options.redundant.per_layer);
@@ -59,6 +60,10 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   const int64_t total =
       options.max_total_tokens > 0 ? options.max_total_tokens : host->context_length_;
 
+  if (options.int8_kv && options.dtype != DType::kBf16) {
+    return InvalidArgument(
+        Text("--kv-cache-dtype int8 needs --dtype bfloat16, found ", NameOf(options.dtype)));
+  }
   if (options.int8_index && config.index_head_dim % 4 != 0) {
     return InvalidArgument(Text("--index-cache-dtype int8 needs an index_head_dim that 4 divides; ",
                                 options.model_path, "/config.json has ", config.index_head_dim));
@@ -83,7 +88,8 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
                       .latent_dim = config.latent_dim(),
                       .index_dim = config.index_head_dim,
                       .type = options.dtype,
-                      .int8_index = options.int8_index};
+                      .int8_index = options.int8_index,
+                      .int8_kv = options.int8_kv};
   const int64_t pages = (total + kPage - 1) / kPage;
   host->cache_ = std::make_unique<KvCache>(shape, pages);
   host->pages_ = std::make_unique<PagePool>(pages);

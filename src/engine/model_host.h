@@ -18,6 +18,7 @@ struct HostOptions {
   std::string model_path;
   DType dtype = DType::kBf16;  // the numeric mode, DESIGN section 5
   bool int8_index = false;     // index keys of the cache as int8, else in `dtype`
+  bool int8_kv = false;        // latents of the cache as int8, else in `dtype`
   std::string isa = "auto";
   int64_t context_length = 0;    // tokens per sequence; 0: as far as the KV cache goes
   int64_t max_total_tokens = 0;  // KV cache of all sequences; 0: context_length

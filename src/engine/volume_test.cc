@@ -17,6 +17,7 @@ struct Case {
   DType dtype;
   int64_t redundant = 0;
   bool int8_index = false;
+  bool int8_kv = false;
 };
 
 class Volumes : public testing::TestWithParam<Case> {};
@@ -47,6 +48,7 @@ TEST_P(Volumes, AreWhatTheLayoutAndTheChosenExpertsPredict) {
   options.model_path = Text(CAUSEWAY_SOURCE_DIR "/testdata/golden/", GetParam().fixture);
   options.dtype = GetParam().dtype;
   options.int8_index = GetParam().int8_index;
+  options.int8_kv = GetParam().int8_kv;
   options.context_length = 256;
   options.max_total_tokens = 2048;
   options.redundant.per_layer = GetParam().redundant;
@@ -101,10 +103,12 @@ INSTANTIATE_TEST_SUITE_P(
     Models, Volumes,
     testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-int8", DType::kBf16, 3},
                     Case{"v32-tiny-bf16", DType::kBf16}, Case{"v32-tiny-fp8", DType::kF32, 12},
-                    Case{"v32-tiny-bf16", DType::kBf16, 0, true}),
+                    Case{"v32-tiny-bf16", DType::kBf16, 0, true},
+                    Case{"v32-tiny-bf16", DType::kBf16, 0, false, true}),
     [](const testing::TestParamInfo<Case>& info) {
-      std::string name = Text(info.param.fixture, "_", NameOf(info.param.dtype),
-                              info.param.int8_index ? "_int8_index" : "");
+      std::string name =
+          Text(info.param.fixture, "_", NameOf(info.param.dtype),
+               info.param.int8_index ? "_int8_index" : "", info.param.int8_kv ? "_int8_kv" : "");
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });
@@ -161,10 +165,11 @@ TEST(VolumeTheory, AnAllReduceAndAKeyExchangeAreTheTextbooksOnes) {
   Batch batch;
   batch.extends.push_back(
       {.tokens = std::vector<int32_t>(64, 1), .pages = {}, .logits = LogitsWanted::kNone});
+  VolumeTypes types;
   const auto bytes = [&](const Layout& layout, const std::string& operation) {
     const StepSlices slices = SlicesOf(batch, layout, {});
     for (const Volume& volume :
-         PredictVolumes(config, {}, layout, {config, layout, {}}, batch, slices, nullptr)) {
+         PredictVolumes(config, types, layout, {config, layout, {}}, batch, slices, nullptr)) {
       if (volume.operation == operation) return volume.bytes;
     }
     return 0.0;
@@ -172,6 +177,8 @@ TEST(VolumeTheory, AnAllReduceAndAKeyExchangeAreTheTextbooksOnes) {
   Layout cp4;
   cp4.cp = 4;
   EXPECT_EQ(bytes(cp4, "latent_keys"), 2.0 * 64 * 576 * 2 * 3);
+  types.int8_kv = true;
+  EXPECT_EQ(bytes(cp4, "latent_keys"), 2.0 * 64 * (576 + 8) * 3);
   EXPECT_EQ(bytes(cp4, "o_proj"), 0.0);
   Layout tp4;
   tp4.tp = 4;

@@ -45,7 +45,7 @@ std::string Difference(const OpResult& expected, const OpResult& found, bool exa
 // The parts of the list, one file each.
 void AddGemmCases(std::vector<OpCase>* cases);
 void AddRowCases(std::vector<OpCase>* cases);        // norms, rotate, silu_mul, quantize, convert
-void AddAttentionCases(std::vector<OpCase>* cases);  // pack_head and both forms of attention
+void AddAttentionCases(std::vector<OpCase>* cases);  // int8 rows, pack_head and attention
 void AddIndexerCases(std::vector<OpCase>* cases);    // index_scores and top_k
 
 }  // namespace causeway

@@ -1,4 +1,5 @@
-// pack_head and attention: page borders, ragged blocks, every panel width of heads and values.
+// dequantize, pack_head and attention: page borders, ragged blocks, every panel width of heads and
+// values.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -9,6 +10,47 @@ namespace causeway {
 namespace {
 
 const float* Floats(const GuardedBytes& array) { return static_cast<const float*>(array.data()); }
+
+// --- dequantize ----------------------------------------------------------------------------------
+
+// m rows; `gap` widens those of the output.
+struct DequantizeCase {
+  int64_t m;
+  int64_t latent;
+  int64_t rope;
+  int64_t gap = 0;
+};
+
+OpResult Run(const DequantizeCase& c, const OpTable& table, uint64_t seed) {
+  RandomValues random(seed);
+  const int64_t dim = c.latent + c.rope;
+  const GuardedBytes rows = RandomInt8Rows(c.m, c.latent, c.rope, random);
+  const OutputMatrix out(DType::kBf16, c.m, dim, dim + c.gap);
+  table.dequantize({.rows = rows.data(),
+                    .m = c.m,
+                    .latent = c.latent,
+                    .rope = c.rope,
+                    .out = out.as<uint16_t>(),
+                    .out_stride = dim + c.gap});
+  OpResult result;
+  out.Collect(&result);
+  return result;
+}
+
+void AddDequantize(std::vector<OpCase>* cases) {
+  for (const auto& [latent, rope] :
+       {std::pair{512, 64}, {32, 16}, {1, 0}, {2, 2}, {15, 3}, {17, 33}, {70, 6}, {100, 1}}) {
+    for (const int64_t m : {1, 2, 64}) {
+      const DequantizeCase c = {m, latent, rope, m % 3};
+      OpCase out;
+      out.op = "dequantize";
+      out.name = Text("dequantize m=", m, " latent=", latent, " rope=", rope, " gap=", c.gap);
+      out.work = m * (latent + rope);
+      out.run = [c](const OpTable& table, uint64_t seed, void*) { return Run(c, table, seed); };
+      cases->push_back(std::move(out));
+    }
+  }
+}
 
 // --- pack_head -----------------------------------------------------------------------------------
 
@@ -231,7 +273,7 @@ void AddDense(std::vector<OpCase>* cases) {
 
 // Queries of one token: all heads against `count` latents [latent + rope].
 struct AbsorbedCase {
-  DType type;
+  DType type = DType::kBf16;
   int64_t heads;
   int64_t latent;
   int64_t rope;
@@ -239,6 +281,7 @@ struct AbsorbedCase {
   bool selected = true;  // positions given, with holes
   float sharpness = 4.0f;
   int64_t gap = 0;
+  bool int8_rows = false;
 };
 
 OpResult Run(const AbsorbedCase& c, const OpTable& table, uint64_t seed, void* scratch) {
@@ -256,7 +299,8 @@ OpResult Run(const AbsorbedCase& c, const OpTable& table, uint64_t seed, void* s
   const GuardedArray<const void*> pages(last / kPage + 1);
   // Pages lie apart, as in a cache: a kernel that runs off one hits the unreadable page behind.
   for (const void*& page : pages) {
-    memory.push_back(RandomArray(c.type, kPage * dim, random));
+    memory.push_back(c.int8_rows ? RandomInt8Rows(kPage, c.latent, c.rope, random)
+                                 : RandomArray(c.type, kPage * dim, random));
     page = memory.back().data();
   }
   const GuardedBytes q = RandomArray(c.type, Span(c.heads, dim, dim + c.gap), random);
@@ -273,7 +317,8 @@ OpResult Run(const AbsorbedCase& c, const OpTable& table, uint64_t seed, void* s
                             .scale = c.sharpness / std::sqrt(static_cast<float>(dim)),
                             .out = out.data(),
                             .out_stride = c.latent + 2 * c.gap,
-                            .scratch = scratch});
+                            .scratch = scratch,
+                            .int8_rows = c.int8_rows});
   OpResult result;
   out.Collect(&result);
   return result;
@@ -284,7 +329,7 @@ void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
   out.op = "absorbed_attention";
   out.name = Text("absorbed_attention ", NameOf(c.type), " heads=", c.heads, " latent=", c.latent,
                   " rope=", c.rope, " count=", c.count, " selected=", c.selected,
-                  " sharpness=", c.sharpness, " gap=", c.gap);
+                  " sharpness=", c.sharpness, " gap=", c.gap, " int8_rows=", c.int8_rows);
   out.work = c.heads * c.count * (2 * c.latent + c.rope);
   out.exact = false;
   out.fused = true;
@@ -295,43 +340,45 @@ void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
   cases->push_back(std::move(out));
 }
 
-void AddAbsorbed(std::vector<OpCase>* cases) {
-  for (const DType type : {DType::kF32, DType::kBf16}) {
-    // Around the pages of 64 and the softmax's blocks of 256.
-    for (const int64_t count : {1, 2, 5, 63, 64, 65, 128, 200, 255, 256, 257, 300, 511, 2048}) {
-      for (const bool selected : {false, true}) {
-        Add({.type = type,
-             .heads = 3,
-             .latent = 32,
-             .rope = 16,
-             .count = count,
-             .selected = selected},
-            cases);
-      }
+void AddAbsorbed(DType type, bool int8_rows, std::vector<OpCase>* cases) {
+  const auto add = [&](AbsorbedCase c) {
+    c.type = type;
+    c.int8_rows = int8_rows;
+    Add(c, cases);
+  };
+  // Around the pages of 64 and the softmax's blocks of 256.
+  for (const int64_t count : {1, 2, 5, 63, 64, 65, 128, 200, 255, 256, 257, 300, 511, 2048}) {
+    for (const bool selected : {false, true}) {
+      add({.heads = 3, .latent = 32, .rope = 16, .count = count, .selected = selected});
     }
-    // Few heads, many, and odd numbers of them.
-    for (const int64_t heads : {1, 2, 4, 5, 8, 9, 15, 16, 17, 20, 24, 32, 33, 64, 65, 80, 128}) {
-      Add({.type = type, .heads = heads, .latent = 64, .rope = 16, .count = 70, .gap = heads % 2},
-          cases);
-    }
-    for (const auto& [latent, rope] : {std::pair{2, 0}, {16, 2}, {40, 8}, {70, 6}, {512, 64}}) {
-      Add({.type = type, .heads = 6, .latent = latent, .rope = rope, .count = 100, .gap = 2},
-          cases);
-    }
-    Add({.type = type, .heads = 128, .latent = 512, .rope = 64, .count = 65}, cases);
-    Add({.type = type, .heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 0.0f},
-        cases);
-    Add({.type = type, .heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 300.0f},
-        cases);
   }
+  // Few heads, many, and odd numbers of them.
+  for (const int64_t heads : {1, 2, 4, 5, 8, 9, 15, 16, 17, 20, 24, 32, 33, 64, 65, 80, 128}) {
+    add({.heads = heads, .latent = 64, .rope = 16, .count = 70, .gap = heads % 2});
+  }
+  for (const auto& [latent, rope] : {std::pair{2, 0}, {16, 2}, {40, 8}, {70, 6}, {512, 64}}) {
+    add({.heads = 6, .latent = latent, .rope = rope, .count = 100, .gap = 2});
+  }
+  add({.heads = 128, .latent = 512, .rope = 64, .count = 65});
+  // Rows of whole vectors and more than 8 heads: int8 ones are dequantised between the products.
+  for (const int64_t count : {1, 3, 4, 5, 8, 70, 255, 256, 257, 260, 600}) {
+    for (const int64_t heads : {9, 16, 33}) {
+      add({.heads = heads, .latent = 64, .rope = 32, .count = count, .selected = count % 2 == 0});
+    }
+  }
+  add({.heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 0.0f});
+  add({.heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 300.0f});
 }
 
 }  // namespace
 
 void AddAttentionCases(std::vector<OpCase>* cases) {
+  AddDequantize(cases);
   AddPackHead(cases);
   AddDense(cases);
-  AddAbsorbed(cases);
+  AddAbsorbed(DType::kF32, false, cases);
+  AddAbsorbed(DType::kBf16, false, cases);
+  AddAbsorbed(DType::kBf16, true, cases);
 }
 
 }  // namespace causeway

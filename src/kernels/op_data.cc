@@ -99,6 +99,18 @@ GuardedBytes RandomArray(DType type, int64_t count, RandomValues& random, Spread
   return array;
 }
 
+GuardedBytes RandomInt8Rows(int64_t count, int64_t latent, int64_t rope, RandomValues& random) {
+  GuardedBytes rows = RandomArray(DType::kI8, count * (latent + rope + kRowScaleBytes), random);
+  for (int64_t row = 0; row < count; ++row) {
+    const float scales[2] = {(1.5f + random.Uniform()) / 127.0f,
+                             (1.5f + random.Uniform()) / 127.0f};
+    std::memcpy(
+        static_cast<char*>(rows.data()) + row * (latent + rope + kRowScaleBytes) + latent + rope,
+        scales, sizeof(scales));
+  }
+  return rows;
+}
+
 Weight RandomWeight(DType type, int64_t n, int64_t k, int32_t segments, RandomValues& random,
                     Spread spread) {
   Weight weight(type, n, k, segments);

@@ -44,6 +44,9 @@ enum class Spread { kUniform, kTiny };
 GuardedBytes RandomArray(DType type, int64_t count, RandomValues& random,
                          Spread spread = Spread::kUniform);
 
+// `count` random rows as DequantizeArgs has them, with scales around 1 / 127.
+GuardedBytes RandomInt8Rows(int64_t count, int64_t latent, int64_t rope, RandomValues& random);
+
 // A random weight [n, k]; int8 with scales below 2^-6.
 Weight RandomWeight(DType type, int64_t n, int64_t k, int32_t segments, RandomValues& random,
                     Spread spread = Spread::kUniform);

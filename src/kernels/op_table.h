@@ -141,6 +141,19 @@ struct QuantizeArgs {
   const float* row_amax = nullptr;  // [m]; null: of the row as it is
 };
 
+// Cached rows in int8, without gaps: `latent` values, `rope` values, then an f32 scale for each of
+// the two parts (kRowScaleBytes). Value i of a part is bf16(float(q[i]) * scale), each rounded
+// once: this is what every reader of such a row computes with.
+struct DequantizeArgs {
+  const void* rows;  // [m] of latent + rope + kRowScaleBytes
+  int64_t m;
+  int64_t latent;
+  int64_t rope;
+  uint16_t* out;  // [m, latent + rope]
+  int64_t out_stride;
+};
+inline constexpr int64_t kRowScaleBytes = 8;
+
 // Rounds f32 rows to bf16.
 struct ConvertArgs {
   const float* x;  // [m, n]
@@ -213,7 +226,8 @@ struct DenseAttentionArgs {
 // as the initial value of the accumulator. The dot product q . k, in words of one float or two
 // bf16: lane j of four adds the words j, j + 4, ... in the order of GemmArgs, then (lane 0 + lane
 // 2) + (lane 1 + lane 3). The sum of e: the even keys of the block in order, the odd ones, then
-// both. 2^x is a polynomial that differs from std::exp2 by 2e-7.
+// both. 2^x is a polynomial that differs from std::exp2 by 2e-7. Rows in int8 give the bits of the
+// rows that DequantizeArgs makes of them.
 struct AbsorbedAttentionArgs {
   DType type;     // f32 or bf16, of q, cache and out
   const void* q;  // [heads, latent + rope]
@@ -221,13 +235,14 @@ struct AbsorbedAttentionArgs {
   int64_t heads;
   int64_t latent;
   int64_t rope;
-  const void* const* pages;  // page p: [64, latent + rope], dense
+  const void* const* pages;  // page p: [64, latent + rope], dense; or int8_rows
   const int32_t* positions;  // [count] ascending; null: 0 .. count-1
   int64_t count;             // >= 1
   float scale;               // >= 0
   void* out;                 // [heads, latent] in `type`
   int64_t out_stride;
   void* scratch;
+  bool int8_rows = false;  // pages hold rows as in DequantizeArgs; type is bf16
 };
 
 // Lightning indexer scores of m queries against the keys of pages [page_begin, page_end):
@@ -287,6 +302,7 @@ struct OpTable {
   void (*rotate)(const RotateArgs&);
   void (*silu_mul)(const SiluMulArgs&);
   void (*quantize)(const QuantizeArgs&);
+  void (*dequantize)(const DequantizeArgs&);
   void (*convert)(const ConvertArgs&);
   void (*pack_head)(const PackHeadArgs&);
   void (*dense_attention)(const DenseAttentionArgs&);

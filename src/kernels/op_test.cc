@@ -124,8 +124,9 @@ TEST_P(Ops, GiveTheSameBitsOnEveryInstructionSet) {
 
 INSTANTIATE_TEST_SUITE_P(, Ops,
                          testing::Values("gemm", "rms_norm", "layer_norm", "rotate", "silu_mul",
-                                         "quantize", "convert", "pack_head", "dense_attention",
-                                         "absorbed_attention", "index_scores", "top_k"),
+                                         "quantize", "dequantize", "convert", "pack_head",
+                                         "dense_attention", "absorbed_attention", "index_scores",
+                                         "top_k"),
                          [](const auto& info) { return info.param; });
 
 // A table that writes one value too many, or one wrong bit.

@@ -366,6 +366,83 @@ TEST_P(RowInvariance, AHeadsAttentionDoesNotDependOnOtherHeadsOrOnHowKeysAreName
   }
 }
 
+// What materialised heads see of an int8 cache is what absorbed heads compute with.
+TEST_P(RowInvariance, Int8RowsGiveTheBitsOfTheirDequantisedRowsWhateverRowsComeWithThem) {
+  constexpr int64_t kHeads = 21;
+  constexpr int64_t kCount = 700;
+  constexpr int64_t kPages = kCount / kPage + 1;
+  // Rows of whole vectors, and others.
+  for (const auto& [latent, rope] : {std::pair<int64_t, int64_t>{128, 32}, {136, 10}}) {
+    const int64_t dim = latent + rope;
+    const GuardedBytes q = RandomArray(DType::kBf16, kHeads * dim, random_);
+    const GuardedBytes int8 = RandomInt8Rows(kPages * kPage, latent, rope, random_);
+    const GuardedBytes bf16(kPages * kPage * dim * 2);
+    const auto dequantize = [&](int64_t begin, int64_t count, uint16_t* out) {
+      table_->dequantize(
+          {.rows = static_cast<const char*>(int8.data()) + begin * (dim + kRowScaleBytes),
+           .m = count,
+           .latent = latent,
+           .rope = rope,
+           .out = out,
+           .out_stride = dim});
+    };
+    for (int64_t begin = 0; begin < kPages * kPage; begin += 64) {
+      dequantize(begin, 64, static_cast<uint16_t*>(bf16.data()) + begin * dim);
+    }
+    const GuardedArray<uint16_t> row(dim);
+    for (int64_t i = 0; i < kCount; i += 13) {
+      dequantize(i, 1, row.data());
+      ASSERT_EQ(std::memcmp(row.data(), static_cast<uint16_t*>(bf16.data()) + i * dim, dim * 2), 0)
+          << i;
+    }
+    const void* int8_pages[kPages];
+    const void* bf16_pages[kPages];
+    for (int64_t p = 0; p < kPages; ++p) {
+      int8_pages[p] = static_cast<const char*>(int8.data()) + p * kPage * (dim + kRowScaleBytes);
+      bf16_pages[p] = static_cast<const char*>(bf16.data()) + p * kPage * dim * 2;
+    }
+    const GuardedArray<int32_t> some(kCount);
+    int32_t position = 0;
+    for (int32_t& p : some) {
+      p = position;
+      position +=
+          1 + (position < kPages * kPage - kCount ? static_cast<int32_t>(random_.Below(2)) : 0);
+    }
+    ASSERT_LE(position, kPages * kPage);
+    for (const int64_t heads : {int64_t{3}, kHeads}) {
+      for (const int64_t count : {int64_t{1}, int64_t{255}, int64_t{257}, kCount}) {
+        for (const int32_t* positions : {static_cast<int32_t*>(nullptr), some.data()}) {
+          const GuardedBytes expected(heads * latent * 2);
+          const GuardedBytes found(heads * latent * 2);
+          const auto attend = [&](bool int8_rows, void* out) {
+            table_->absorbed_attention({.type = DType::kBf16,
+                                        .q = q.data(),
+                                        .q_stride = dim,
+                                        .heads = heads,
+                                        .latent = latent,
+                                        .rope = rope,
+                                        .pages = int8_rows ? int8_pages : bf16_pages,
+                                        .positions = positions,
+                                        .count = count,
+                                        .scale = 0.3f,
+                                        .out = out,
+                                        .out_stride = latent,
+                                        .scratch = scratch_.data(),
+                                        .int8_rows = int8_rows});
+          };
+          attend(false, expected.data());
+          attend(true, found.data());
+          ASSERT_EQ(
+              std::memcmp(found.data(), expected.data(), static_cast<size_t>(heads) * latent * 2),
+              0)
+              << heads << " heads, " << count << " rows, "
+              << (positions == nullptr ? "all" : "some");
+        }
+      }
+    }
+  }
+}
+
 TEST_P(RowInvariance, AQuerysIndexScoresDoNotDependOnOtherQueriesOrPages) {
   constexpr int64_t kRows = 21;
   constexpr int64_t kDim = 24;

@@ -18,6 +18,19 @@ int64_t HeadsOfItem(int64_t heads, int64_t rows, int64_t workers) {
   return std::min(heads, (even + kHeadTile - 1) / kHeadTile * kHeadTile);
 }
 
+// Row i of a latent and of its rotated key as an int8 cache holds them: DequantizeArgs.
+void JoinInt8Row(const Activation& latent, const Activation& key, int64_t i, char* row) {
+  for (const Activation* part : {&latent, &key}) {
+    const auto values = static_cast<size_t>(part->rows.cols);
+    std::memcpy(row, part->quantized.row(i), values);
+    row += values;
+  }
+  for (const Activation* part : {&latent, &key}) {
+    std::memcpy(row, part->scale + i, sizeof(float));
+    row += sizeof(float);
+  }
+}
+
 }  // namespace
 
 void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x) {
@@ -36,8 +49,11 @@ void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float
         ops_.Prepare(Normed(rows, weights_.layer(layer).input_norm, type_), w.kv_a.type(), arena_);
     const View<float, 2> a = arena_.Floats(end - begin, config_.latent_dim());
     Project({"kv_a", static_cast<int32_t>(layer)}, h, w.kv_a, Rows::Of(a));
-    // The cached row: the normed latent, then the rotated key that all heads share.
-    const Rows latents = arena_.Matrix(type_, end - begin, config_.latent_dim());
+    // The cached row: the normed latent, then the rotated key that all heads share. Both are
+    // rounded once, to the cache's type; all readers, this rank too, see what the cache then holds.
+    const KvShape& shape = cache_.shape();
+    const Rows latents =
+        arena_.Matrix(shape.int8_kv ? DType::kF32 : type_, end - begin, config_.latent_dim());
     const int64_t rank = config_.kv_lora_rank;
     const View<const float, 2> c(a.data(), {end - begin, rank}, {a.stride(0), 1});
     const View<const float, 2> k_pe(a.data() + rank, {end - begin, config_.qk_rope_head_dim},
@@ -45,11 +61,20 @@ void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float
     ops_.RmsNorm(c, w.kv_a_norm.data(), eps, latents.Columns(0, rank));
     ops_.Rotate(k_pe, 1, 0, /*interleaved=*/true, rope_.view(), step.position.data() + begin,
                 latents.Columns(rank, config_.latent_dim()));
+    const Activation latent = ops_.Prepare(latents.Columns(0, rank), shape.latent_type(), arena_);
+    const Activation key =
+        ops_.Prepare(latents.Columns(rank, config_.latent_dim()), shape.latent_type(), arena_);
+    auto* int8_row = arena_.Array<char>(shape.latent_bytes());
     for (int64_t i = 0; i < latents.rows; ++i) {
-      if (begin + i < stored.begin || begin + i >= stored.end) continue;
+      if (!stored.Contains(begin + i)) continue;
+      const void* row = latents.row(i);
+      if (shape.int8_kv) {
+        JoinInt8Row(latent, key, i, int8_row);
+        row = int8_row;
+      }
       const int64_t p = step.PositionOf(begin + i);
       cache_.StoreLatent(layer, step.ExtendOf(begin + i).pages[static_cast<size_t>(p / kPage)],
-                         p % kPage, latents.row(i));
+                         p % kPage, row);
     }
     if (config_.sparse()) PublishIndexKeys(layer, step, begin, h);
   }
@@ -207,7 +232,8 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
          .scale = softmax_scale_,
          .out = weighted.Columns(head * rank, heads * rank).row(row),
          .out_stride = rank,
-         .scratch = scratch});
+         .scratch = scratch,
+         .int8_rows = cache_.shape().int8_kv});
   });
 
   ops_.ForEach(heads, [&](int64_t head, void* scratch) {
@@ -261,16 +287,29 @@ void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& ste
     const Rows k_panels = arena_.Matrix(type_, group * page_count, k_page);
     const Rows v_panels = arena_.Matrix(type_, group * page_count, v_page);
     const View<float, 2> kv = arena_.Floats(ops_.team().size() * kPage, expanded);
+    Rows dequantized;  // a page of an int8 cache for each worker
+    if (cache_.shape().int8_kv) {
+      dequantized = arena_.Matrix(type_, ops_.team().size() * kPage, config_.latent_dim());
+    }
     for (int64_t head = 0; head < heads; head += group) {
       const int64_t count = std::min(group, heads - head);
       ops_.ForEachWorker(count * page_count, [&](int64_t item, int worker, void* scratch) {
         const int64_t page = item % page_count;
-        const char* latents =
-            static_cast<const char*>(pages.latents[slice_index][static_cast<size_t>(page)]);
+        const void* stored = pages.latents[slice_index][static_cast<size_t>(page)];
+        Rows latents = Rows::Dense(const_cast<void*>(stored), type_, kPage, config_.latent_dim());
+        if (cache_.shape().int8_kv) {  // for every head again: 2 % of what follows
+          latents = dequantized.Slice(worker * kPage, (worker + 1) * kPage);
+          ops_.table().dequantize({.rows = stored,
+                                   .m = kPage,
+                                   .latent = rank,
+                                   .rope = config_.qk_rope_head_dim,
+                                   .out = static_cast<uint16_t*>(latents.data),
+                                   .out_stride = latents.stride});
+        }
         const View<float, 2> head_kv = kv.Slice(worker * kPage, (worker + 1) * kPage);
-        const Rows c{const_cast<char*>(latents), type_, kPage, rank, config_.latent_dim()};
         GemmArgs args =
-            GemmOf({c}, w.kv_b[static_cast<size_t>(heads_.begin + head + item / page_count)]);
+            GemmOf({latents.Columns(0, rank)},
+                   w.kv_b[static_cast<size_t>(heads_.begin + head + item / page_count)]);
         args.c = head_kv.data();
         args.c_stride = expanded;
         args.epilogue = Epilogue::kStoreF32;
@@ -282,8 +321,8 @@ void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& ste
                                 .nope = config_.qk_nope_head_dim,
                                 .value = value_dim,
                                 .rope = config_.qk_rope_head_dim,
-                                .k_pe = latents + rank * SizeOf(type_),
-                                .k_pe_stride = config_.latent_dim(),
+                                .k_pe = latents.Columns(rank, latents.cols).data,
+                                .k_pe_stride = latents.stride,
                                 .valid = std::min(kPage, extend.end() - page * kPage),
                                 .k_panel = k_panels.row(item),
                                 .v_panel = v_panels.row(item)});

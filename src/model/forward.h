@@ -73,7 +73,7 @@ struct LocalStep {
 
 // Where a layer's keys lie: per local slice, the pages of its extend.
 struct LayerPages {
-  std::vector<std::vector<const void*>> latents;     // each page [64, latent_dim]
+  std::vector<std::vector<const void*>> latents;     // each page [64] of KvShape::latent_bytes
   std::vector<std::vector<const void*>> index_keys;  // each page packed [64, index_dim]
 };
 

@@ -57,10 +57,11 @@ struct Sizes {
   }
   int64_t index_columns() const { return c.index_n_heads * c.index_head_dim; }
 
-  // Forward::PublishKeys.
+  // Forward::PublishKeys, with what an int8 cache needs.
   int64_t Keys(int64_t rows) const {
     int64_t bytes = Matrix(rows, c.hidden_size) + 2 * Prepared(rows, c.hidden_size) +
-                    Floats(rows, c.latent_dim()) + Matrix(rows, c.latent_dim());
+                    2 * Floats(rows, c.latent_dim()) + Prepared(rows, c.kv_lora_rank) +
+                    Prepared(rows, c.qk_rope_head_dim) + Floats(1, c.latent_dim());
     if (c.sparse()) {
       bytes += 2 * Floats(rows, c.index_head_dim) + Matrix(rows, c.index_head_dim) +
                Prepared(rows, c.index_head_dim) + Floats(1, c.index_head_dim + 1);
@@ -93,13 +94,14 @@ struct Sizes {
   int64_t Absorb(int64_t rows) const {
     return Matrix(rows, heads * (c.latent_dim() + c.kv_lora_rank));
   }
-  // Forward::SelectMask and AttendMaterialised.
+  // Forward::SelectMask and AttendMaterialised, with what an int8 cache needs.
   int64_t Materialised(int64_t rows, int64_t keys) const {
     const int64_t pages = (keys + kPage - 1) / kPage;
     const int64_t value = (c.v_head_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
     const int64_t head = Matrix(pages * kPage, c.qk_head_dim() + value);
     const int64_t expand = std::min(std::max(kExpandBytes, head), heads * head) +
-                           Floats(threads * kPage, c.qk_nope_head_dim + c.v_head_dim);
+                           Floats(threads * kPage, c.qk_nope_head_dim + c.v_head_dim) +
+                           Matrix(threads * kPage, c.latent_dim());
     const int64_t mask = c.sparse() ? rows * pages * 8 : 0;
     const int64_t chosen = std::min(rows, kSelectRows);
     return mask + std::max(expand, Selection(chosen) + SelectPass(chosen));

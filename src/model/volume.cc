@@ -179,10 +179,21 @@ double KeysAbroad(const Layout& layout, const Batch& batch, const StepSlices& sl
   return pairs;
 }
 
+// What the cache holds of a token in one layer.
+KvShape KeysOf(const ModelConfig& config, const VolumeTypes& types) {
+  return {.layers = 1,
+          .latent_dim = config.latent_dim(),
+          .index_dim = config.index_head_dim,
+          .type = types.mode,
+          .int8_index = types.int8_index,
+          .int8_kv = types.int8_kv};
+}
+
 }  // namespace
 
 VolumeTypes VolumeTypes::Of(const Weights& weights, const KvShape& cache) {
-  return {weights.mode(), weights.layer(0).attention.o.type() == DType::kI8, cache.int8_index};
+  return {weights.mode(), weights.layer(0).attention.o.type() == DType::kI8, cache.int8_index,
+          cache.int8_kv};
 }
 
 double ChanceOfNone(const ModelConfig& config, const std::vector<bool>& experts) {
@@ -238,10 +249,7 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
   };
 
   const double readers = layout.cp * layout.tp - 1;
-  const KvShape keys{.latent_dim = config.latent_dim(),
-                     .index_dim = config.index_head_dim,
-                     .type = types.mode,
-                     .int8_index = types.int8_index};
+  const KvShape keys = KeysOf(config, types);
   add("latent_keys", layers * tokens * readers * static_cast<double>(keys.latent_bytes()));
   if (config.sparse()) {
     add("index_keys", layers * tokens * readers * static_cast<double>(keys.index_bytes()));
@@ -281,9 +289,8 @@ std::vector<Volume> PredictHostVolumes(const ModelConfig& config, const VolumeTy
   const auto size = static_cast<double>(SizeOf(types.mode));
   const double other_hosts = layout.hosts - 1;
 
-  const auto key =
-      static_cast<double>(config.latent_dim() + (config.sparse() ? config.index_head_dim : 0));
-  add("kv_exchange", layers * KeysAbroad(layout, batch, slices) * key * size);
+  const auto key = static_cast<double>(KeysOf(config, types).BytesPerToken());
+  add("kv_exchange", layers * KeysAbroad(layout, batch, slices) * key);
 
   // A TP group inside one host adds nothing here.
   const double of_group = std::max(1, layout.tp / layout.ranks_per_host());  // hosts

@@ -19,6 +19,7 @@ struct VolumeTypes {
   DType mode = DType::kBf16;  // of activations and cached keys
   bool int8 = false;          // the matrices of dense layers, o_proj and experts are int8
   bool int8_index = false;    // cached index keys are int8, with a scale each
+  bool int8_kv = false;       // cached latents are int8, with two scales each
 
   // int8 if o_proj of the first layer is packed as int8.
   static VolumeTypes Of(const Weights& weights, const KvShape& cache);

@@ -62,9 +62,14 @@ struct Isa {
   static F DotPairs(F acc, F, F) { return acc; }
   static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}
   static void StoreBf16(uint16_t*, F) {}
+  static void StoreBf16(uint16_t*, F, F) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
   static I LoadSums(const int32_t* p) { return LoadI(p); }
+  static F FromI8(const int8_t* p) {
+    const __m128i q = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+  }
   static F FromI(I x) { return _mm256_cvtepi32_ps(x); }
   static void StoreI(int32_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static constexpr bool kByteDot = false;

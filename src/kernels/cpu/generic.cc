@@ -71,12 +71,17 @@ struct Isa {
   static F DotPairs(F acc, F, F) { return acc; }
   static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}
   static void StoreBf16(uint16_t*, F) {}
+  static void StoreBf16(uint16_t*, F, F) {}
   static F Dot(F acc, const uint16_t*, const uint16_t*) { return acc; }
 
   static I LoadSums(const int32_t* p) {
     I x;
     __builtin_memcpy(&x, p, sizeof(x));
     return x;
+  }
+  static F FromI8(const int8_t* p) {
+    return F{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
+             static_cast<float>(p[3])};
   }
   static F FromI(I x) { return __builtin_convertvector(x, F); }
   static void StoreI(int32_t* p, I x) { __builtin_memcpy(p, &x, sizeof(x)); }

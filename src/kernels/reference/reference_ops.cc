@@ -208,6 +208,24 @@ void Quantize(const QuantizeArgs& args) {
   }
 }
 
+// Value i of an int8 row of a cache, as DequantizeArgs has it.
+float Int8RowValue(const void* row, int64_t latent, int64_t rope, int64_t i) {
+  const auto* q = static_cast<const int8_t*>(row);
+  float scale;
+  std::memcpy(&scale, q + latent + rope + (i < latent ? 0 : sizeof(scale)), sizeof(scale));
+  return FromBf16(ToBf16(static_cast<float>(q[i]) * scale));
+}
+
+void Dequantize(const DequantizeArgs& args) {
+  const int64_t dim = args.latent + args.rope;
+  for (int64_t row = 0; row < args.m; ++row) {
+    const char* from = static_cast<const char*>(args.rows) + row * (dim + kRowScaleBytes);
+    for (int64_t i = 0; i < dim; ++i) {
+      args.out[row * args.out_stride + i] = ToBf16(Int8RowValue(from, args.latent, args.rope, i));
+    }
+  }
+}
+
 void Convert(const ConvertArgs& args) {
   for (int64_t row = 0; row < args.m; ++row) {
     for (int64_t i = 0; i < args.n; ++i) {
@@ -326,13 +344,17 @@ void DenseAttention(const DenseAttentionArgs& args) {
 void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
   const int64_t dim = args.latent + args.rope;
   const int64_t word = GroupOf(args.type);
+  const int64_t row_bytes =
+      args.int8_rows ? dim + kRowScaleBytes : dim * (args.type == DType::kF32 ? 4 : 2);
+  const auto value = [&](const char* row, int64_t i) {
+    return args.int8_rows ? Int8RowValue(row, args.latent, args.rope, i) : Load(args.type, row, i);
+  };
   for (int64_t head = 0; head < args.heads; ++head) {
     OnlineSoftmax softmax(args.type, args.latent);
     for (int64_t begin = 0; begin < args.count; begin += kSelectedBlock) {
       const auto row = [&](int64_t key) {
         const int64_t p = args.positions == nullptr ? begin + key : args.positions[begin + key];
-        return static_cast<const char*>(args.pages[p / kPage]) +
-               (p % kPage) * dim * (args.type == DType::kF32 ? 4 : 2);
+        return static_cast<const char*>(args.pages[p / kPage]) + (p % kPage) * row_bytes;
       };
       const int64_t count = std::min(kSelectedBlock, args.count - begin);
       float dot[kSelectedBlock];
@@ -343,13 +365,13 @@ void AbsorbedAttention(const AbsorbedAttentionArgs& args) {
           acc = Accumulate(
               args.type, word, acc,
               [&](int64_t i) { return Load(args.type, args.q, head * args.q_stride + k + i); },
-              [&](int64_t i) { return Load(args.type, row(key), k + i); });
+              [&](int64_t i) { return value(row(key), k + i); });
         }
         dot[key] = (lane[0] + lane[2]) + (lane[1] + lane[3]);
       }
       // log2(e): scores are powers of two, as exp2 is what the kernels compute.
       softmax.AddSelected(dot, count, args.scale * 1.44269504f,
-                          [&](int64_t key, int64_t j) { return Load(args.type, row(key), j); });
+                          [&](int64_t key, int64_t j) { return value(row(key), j); });
     }
     for (int64_t j = 0; j < args.latent; ++j) {
       Store(args.type, args.out, head * args.out_stride + j, softmax.Result(j));
@@ -437,8 +459,9 @@ int64_t TopK(const TopKArgs& args) {
 }  // namespace
 
 const OpTable kReferenceOps = {
-    "reference", &Gemm,     &RmsNorm,        &LayerNorm,         &Rotate,      &SiluMul, &Quantize,
-    &Convert,    &PackHead, &DenseAttention, &AbsorbedAttention, &IndexScores, &TopK,
+    "reference",  &Gemm,       &RmsNorm, &LayerNorm, &Rotate,         &SiluMul,
+    &Quantize,    &Dequantize, &Convert, &PackHead,  &DenseAttention, &AbsorbedAttention,
+    &IndexScores, &TopK,
 };
 
 }  // namespace causeway
