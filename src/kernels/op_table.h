@@ -22,7 +22,7 @@ inline constexpr int64_t kPage = 64;
 inline constexpr int64_t kSelectedBlock = 256;
 // Panels narrower than kPanel (the last of a matrix) are a multiple of this many columns.
 inline constexpr int64_t kPanelGranule = 16;
-// Columns of a run of an fp8 product that has several.
+// Columns at most of a run of an fp8 product that has several: a run is decoded to scratch at once.
 inline constexpr int64_t kFp8Run = 8192;
 // What `scratch` of any primitive must hold at least, aligned to 64 bytes.
 inline constexpr int64_t kScratchBytes = 4 << 20;

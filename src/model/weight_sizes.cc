@@ -72,10 +72,9 @@ class PackedTypes {
   const DType mode_;
 };
 
-// Of one layer, `whole` what every rank uses and `heads` what all heads take together (T is Cut).
-template <typename T>
+// Of one layer, `whole` what every rank uses and `heads` what all heads take together.
 Status AddAttention(const PackedTypes& types, const ModelConfig& c, DType mode,
-                    const std::string& prefix, int64_t& whole, T& heads) {
+                    const std::string& prefix, int64_t& whole, WeightSizes::Cut& heads) {
   const int64_t q_rows = c.num_attention_heads * c.qk_head_dim();
   const bool lora = c.q_lora_rank > 0;
   if (lora) {

@@ -35,9 +35,6 @@ class WeightSizes {
   // The embedding: every host reads rows of it in the mapped file.
   int64_t embedding_bytes() const { return embedding_; }
 
- private:
-  WeightSizes() = default;
-
   // What matrices that are cut take, of one head or one inner column.
   struct Cut {
     int64_t bytes = 0;        // with fp8 as bf16
@@ -47,6 +44,9 @@ class WeightSizes {
       return bytes - (rows_fit ? fp8_rows : 0) - (columns_fit ? fp8_columns : 0);
     }
   };
+
+ private:
+  WeightSizes() = default;
   // Whether the columns `part` of `inner` can stay fp8 in a row-parallel matrix.
   bool ColumnsFit(int64_t inner, const Range& part) const;
 
