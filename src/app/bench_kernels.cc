@@ -88,6 +88,7 @@ class Products {
     args.k = shape_.k;
     args.panel_end = weights_[0].panels();
     args.segments = segments_;
+    args.k_block = weights_[0].fp8_blocks().columns;
     args.a_scale = scale.as<float>();
     args.c = c.data();
     args.c_stride = shape_.n;
@@ -111,7 +112,9 @@ class Products {
   const Buffer scratch_{kScratchBytes};
 };
 
+// 0 where oneDNN has no such product.
 double OneDnnSeconds(DType type, const Shape& shape, int64_t m, double budget) {
+  if (type == DType::kF8) return 0;
   std::vector<std::unique_ptr<OneDnnProduct>> products;
   const int64_t bytes = PackedBytes(type, shape.n, shape.k);
   const int64_t copies = std::max<int64_t>(1, kWeightBytes / bytes);
@@ -125,7 +128,12 @@ double OneDnnSeconds(DType type, const Shape& shape, int64_t m, double budget) {
 }
 
 double PeakOf(const BarePeak& peak, DType type) {
-  return type == DType::kF32 ? peak.f32 : type == DType::kBf16 ? peak.bf16 : peak.int8;
+  // fp8 weights are multiplied as bf16.
+  return type == DType::kF32 ? peak.f32 : type == DType::kI8 ? peak.int8 : peak.bf16;
+}
+
+const char* ShortName(DType type) {
+  return type == DType::kBf16 ? "bf16" : type == DType::kF8 ? "fp8" : "int8";
 }
 
 Status BenchPeak(bool json) {
@@ -207,9 +215,9 @@ Status BenchKernels(const BenchKernelsFlags& flags) {
   }
   for (const Shape& shape : kShapes) {
     if (std::string(shape.name).find(flags.shapes) == std::string::npos) continue;
-    for (const DType type : {DType::kBf16, DType::kI8}) {
+    for (const DType type : {DType::kBf16, DType::kF8, DType::kI8}) {
       std::vector<int32_t> forms = {1};
-      if (shape.row_parallel && type == DType::kBf16) forms.push_back(SegmentsFor(type, shape.k));
+      if (shape.row_parallel && type != DType::kI8) forms.push_back(SegmentsFor(type, shape.k));
       for (const int32_t segments : forms) {
         const Products products(*table, type, shape, segments);
         for (const int64_t m : kRows) {
@@ -223,7 +231,7 @@ Status BenchKernels(const BenchKernelsFlags& flags) {
           out.push_back({{"matrix", shape.name},
                          {"n", shape.n},
                          {"k", shape.k},
-                         {"type", type == DType::kBf16 ? "bf16" : "int8"},
+                         {"type", ShortName(type)},
                          {"runs", segments},
                          {"m", m},
                          {"seconds", ours},
@@ -233,8 +241,8 @@ Status BenchKernels(const BenchKernelsFlags& flags) {
           if (flags.json) continue;
           std::printf("%-14s %6lld %6lld %-5s %5d %5lld %9.1f %7.1f %7.1f", shape.name,
                       static_cast<long long>(shape.n), static_cast<long long>(shape.k),
-                      type == DType::kBf16 ? "bf16" : "int8", segments, static_cast<long long>(m),
-                      flops / ours * 1e-9, 100 * of_peak, bytes / ours * 1e-9);
+                      ShortName(type), segments, static_cast<long long>(m), flops / ours * 1e-9,
+                      100 * of_peak, bytes / ours * 1e-9);
           if (theirs > 0) {
             std::printf(" %9.1f %7.1f", flops / theirs * 1e-9,
                         100 * flops / theirs / PeakOf(peak, type));

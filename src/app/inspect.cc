@@ -65,9 +65,11 @@ Contents Contents::Of(const Checkpoint& checkpoint, const ModelConfig& config, D
     if (scale) continue;
     part.parameters += tensor.elements();
     out.parameters += tensor.elements();
-    // The bf16 mode keeps int8 weights as they are; all else is packed in the mode's own type.
-    const bool keeps_int8 = tensor.type == StoredType::kI8 && mode == DType::kBf16;
-    part.packed_bytes += tensor.elements() * (keeps_int8 ? 1 : SizeOf(mode));
+    // The bf16 mode keeps int8 and fp8 weights as they are (but those of kv_b_proj, and fp8 that a
+    // layout cuts within panels); all else is packed in the mode's own type.
+    const bool one_byte = tensor.type == StoredType::kI8 || tensor.type == StoredType::kF8E4m3;
+    const bool keeps = one_byte && mode == DType::kBf16 && !name.ends_with(".kv_b_proj.weight");
+    part.packed_bytes += tensor.elements() * (keeps ? 1 : SizeOf(mode));
   }
   return out;
 }
@@ -87,7 +89,8 @@ class LayoutReport {
     return sizes_.BytesOf(WeightShare::Of(config_, layout_, host));
   }
   WeightBytes OfRank(int rank) const {
-    return sizes_.BytesOf(WeightShare::OfRank(config_, layout_, rank));
+    return sizes_.BytesOf(WeightShare::OfRank(config_, layout_, rank),
+                          WeightShare::Of(config_, layout_, layout_.HostOf(rank)));
   }
   Range ExpertsOf(int rank) const {
     return ShareOf(config_.n_routed_experts, layout_.ExpertPartOf(rank), layout_.ep);

@@ -6,6 +6,7 @@
 
 namespace causeway {
 
-enum class DType : uint8_t { kF32, kBf16, kI8 };
+// kF8: e4m3 with a scale a block; of packed weights only, whose products take bf16 rows.
+enum class DType : uint8_t { kF32, kBf16, kI8, kF8 };
 
 }  // namespace causeway

@@ -69,7 +69,10 @@ class View {
 
 inline int64_t SizeOf(DType type) { return type == DType::kF32 ? 4 : type == DType::kBf16 ? 2 : 1; }
 inline const char* NameOf(DType type) {
-  return type == DType::kF32 ? "float32" : type == DType::kBf16 ? "bfloat16" : "int8";
+  return type == DType::kF32    ? "float32"
+         : type == DType::kBf16 ? "bfloat16"
+         : type == DType::kI8   ? "int8"
+                                : "fp8";
 }
 
 // A matrix [rows, cols] whose element type is known at run time only: an activation.

@@ -11,8 +11,8 @@ namespace causeway {
 KvCache::KvCache(const KvShape& shape, int64_t pages)
     : shape_(shape),
       pages_(pages),
-      latents_(shape.layers * pages * kPage * shape.latent_bytes()),
-      index_keys_(shape.layers * pages * kPage * shape.index_bytes()) {
+      latents_(Buffer::Spread(shape.layers * pages * kPage * shape.latent_bytes())),
+      index_keys_(Buffer::Spread(shape.layers * pages * kPage * shape.index_bytes())) {
   CHECK(shape.type == DType::kF32 || shape.type == DType::kBf16, NameOf(shape.type));
   static_assert(kRowScaleBytes == 8, "what latent_bytes counts");
   CHECK(!shape.int8_kv || shape.type == DType::kBf16, NameOf(shape.type));

@@ -113,6 +113,16 @@ const int8_t* StoredMatrix::Int8Row(int64_t row) const {
   return reinterpret_cast<const int8_t*>(weight.data) + row * k;
 }
 
+const E4m3* StoredMatrix::Fp8Row(int64_t row) const {
+  CHECK(format == MatrixFormat::kFp8Block && row >= 0 && row < n, row, " of ", n);
+  return weight.data + row * k;
+}
+
+const float* StoredMatrix::Fp8Scales(int64_t row) const {
+  CHECK(format == MatrixFormat::kFp8Block && row >= 0 && row < n, row, " of ", n);
+  return scales.data() + row / block * ((k + block - 1) / block);
+}
+
 StatusOr<StoredMatrix> FindMatrix(const Checkpoint& checkpoint, const ModelConfig& config,
                                   const std::string& module, int64_t n, int64_t k) {
   const std::string name = module + ".weight";

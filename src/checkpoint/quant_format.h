@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fp8.h"
 #include "base/status.h"
 #include "checkpoint/model_config.h"
 #include "checkpoint/safetensors.h"
@@ -31,6 +32,9 @@ struct StoredMatrix {
 
   // Row `row` of an int8 matrix, [k].
   const int8_t* Int8Row(int64_t row) const;
+  // The codes of row `row` of an fp8 matrix, [k], and the scales of its blocks.
+  const E4m3* Fp8Row(int64_t row) const;
+  const float* Fp8Scales(int64_t row) const;
 };
 
 // The matrix `module`.weight with its scales. Errors name the file, the tensor, what was found and

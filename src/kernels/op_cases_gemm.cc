@@ -24,6 +24,7 @@ struct GemmCase {
   int64_t k_before = 0;    // columns of the packed matrix before and after the k in use
   int64_t k_after = 0;
   Spread spread = Spread::kUniform;
+  Fp8Blocks blocks = {};  // fp8 only
 };
 
 const char* NameOf(Epilogue epilogue) {
@@ -41,7 +42,8 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   const int64_t a_rows = c.gather ? c.m + 3 : c.m;
   // int8 rows keep a stride that is a multiple of four.
   const int64_t a_stride = a_cols + (int8 ? c.gap * 4 : c.gap);
-  const GuardedBytes a = RandomArray(c.type, Span(a_rows, a_cols, a_stride), random, c.spread);
+  const GuardedBytes a =
+      RandomArray(InputType(c.type), Span(a_rows, a_cols, a_stride), random, c.spread);
   if (int8) {  // the padding of a row is zero
     for (int64_t i = 0; i < a_rows; ++i) {
       for (int64_t k = c.k; k < a_cols; ++k) static_cast<int8_t*>(a.data())[i * a_stride + k] = 0;
@@ -50,7 +52,7 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   // A part of k is a part of a larger packed matrix.
   const int64_t w_k = c.k_before + c.k + c.k_after;
   const Weight weight =
-      RandomWeight(c.type, c.n, w_k, w_k == c.k ? c.segments : 1, random, c.spread);
+      RandomWeight(c.type, c.n, w_k, w_k == c.k ? c.segments : 1, random, c.spread, c.blocks);
   GuardedArray<int32_t> sums(c.n);
   // Of the columns in use only, as GemmArgs asks where the product takes a part.
   for (int64_t j = 0; j < c.n; ++j) sums[j] = int8 ? weight.SumOf(j, c.k_before, c.k) : 0;
@@ -98,6 +100,8 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   args.c_rows = c.scatter ? scattered.data() : nullptr;
   args.c_scale = c.scaled ? static_cast<const float*>(c_scale.data()) : nullptr;
   args.epilogue = c.epilogue;
+  args.k_block = c.blocks.columns;
+  args.k_offset = c.blocks.offset;
   args.scratch = scratch;
   table.gemm(args);
 
@@ -108,17 +112,20 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   return result;
 }
 
-void Add(const GemmCase& c, std::vector<OpCase>* cases) {
+void Add(GemmCase c, std::vector<OpCase>* cases) {
+  if (c.type == DType::kF8) c.k = (c.k + 4 * c.segments - 1) / (4 * c.segments) * 4 * c.segments;
   OpCase out;
   out.op = "gemm";
-  out.name = Text("gemm ", NameOf(c.type), " m=", c.m, " n=", c.n, " k=", c.k, " ",
-                  NameOf(c.epilogue), " segments=", c.segments, " panels=[", c.panel_begin, ",",
-                  c.panel_end, ") gather=", c.gather, " scatter=", c.scatter, " scaled=", c.scaled,
-                  " gap=", c.gap, " k_before=", c.k_before, " k_after=", c.k_after,
-                  c.spread == Spread::kTiny ? " tiny" : "");
+  out.name =
+      Text("gemm ", NameOf(c.type), " m=", c.m, " n=", c.n, " k=", c.k, " ", NameOf(c.epilogue),
+           " segments=", c.segments, " panels=[", c.panel_begin, ",", c.panel_end,
+           ") gather=", c.gather, " scatter=", c.scatter, " scaled=", c.scaled, " gap=", c.gap,
+           " k_before=", c.k_before, " k_after=", c.k_after,
+           c.type == DType::kF8 ? Text(" blocks=", c.blocks.columns, "-", c.blocks.offset) : "",
+           c.spread == Spread::kTiny ? " tiny" : "");
   out.work = c.m * c.n * c.k;
   // Products of bf16 values are exact without fma too, unless they underflow.
-  out.fused = c.type == DType::kF32 || (c.type == DType::kBf16 && c.spread == Spread::kTiny);
+  out.fused = c.type == DType::kF32 || (c.type != DType::kI8 && c.spread == Spread::kTiny);
   // Each of k steps rounds a partial sum of about sqrt(k) / 3, for values below 1.
   out.tolerance.absolute =
       c.spread == Spread::kTiny ? 0x1p-120 : 0x1p-23 * static_cast<double>(c.k + 4);
@@ -132,10 +139,11 @@ void Add(const GemmCase& c, std::vector<OpCase>* cases) {
 }  // namespace
 
 void AddGemmCases(std::vector<OpCase>* cases) {
-  constexpr DType kTypes[] = {DType::kF32, DType::kBf16, DType::kI8};
+  constexpr DType kTypes[] = {DType::kF32, DType::kBf16, DType::kI8, DType::kF8};
   constexpr Epilogue kEpilogues[] = {Epilogue::kStoreF32, Epilogue::kStoreBf16, Epilogue::kAddF32};
   for (const DType type : kTypes) {
-    const int64_t even = type == DType::kBf16 ? 2 : 1;  // bf16 needs an even k
+    // bf16 needs an even k, fp8 a multiple of 4 (Add rounds up what stands here).
+    const int64_t even = type == DType::kBf16 ? 2 : type == DType::kF8 ? 4 : 1;
     // No rows, one row, and every remainder of the register tiles (2, 6, 8 and 12 rows).
     for (int64_t m = 0; m <= 26; ++m) {
       Add({.type = type, .m = m, .n = 70, .k = 10}, cases);
@@ -222,6 +230,26 @@ void AddGemmCases(std::vector<OpCase>* cases) {
         Add({.type = type, .m = 33, .n = 50, .k = k, .spread = Spread::kTiny}, cases);
       }
     }
+  }
+  // Blocks of scales that begin before the weight, with and without several in a run or a piece.
+  for (const Fp8Blocks& blocks : {Fp8Blocks{4, 0}, {12, 8}, {64, 36}, {128, 64}, {2000, 1996}}) {
+    for (const int64_t m : {1, 2, 3, 4, 5, 9}) {
+      for (const int64_t n : {64, 112}) {
+        Add({.type = DType::kF8, .m = m, .n = n, .k = 320, .gather = m == 3, .blocks = blocks},
+            cases);
+        Add({.type = DType::kF8, .m = m, .n = n, .k = 3200, .segments = 8, .blocks = blocks},
+            cases);
+      }
+    }
+    Add({.type = DType::kF8,
+         .m = 2,
+         .n = 80,
+         .k = 96,
+         .k_before = 60,
+         .k_after = 32,
+         .blocks = blocks},
+        cases);
+    Add({.type = DType::kF8, .m = 7, .n = 80, .k = 96, .k_before = 200, .blocks = blocks}, cases);
   }
   // A part of the packed columns, as a tensor-parallel rank takes it; exact sums for int8.
   for (const DType type : kTypes) {

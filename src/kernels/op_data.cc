@@ -2,11 +2,13 @@
 // and can be run again.
 #include "kernels/op_data.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
 
 #include "base/bf16.h"
+#include "base/fp8.h"
 
 namespace causeway {
 
@@ -22,6 +24,12 @@ void OpResult::Append(DType type, const void* data, int64_t count) {
       case DType::kBf16: {
         const Bf16 value = static_cast<const Bf16*>(data)[i];
         values.push_back(FromBf16(value));
+        bits.push_back(value);
+        break;
+      }
+      case DType::kF8: {  // the codes
+        const uint8_t value = static_cast<const uint8_t*>(data)[i];
+        values.push_back(value);
         bits.push_back(value);
         break;
       }
@@ -87,6 +95,11 @@ void FillRandom(DType type, void* data, int64_t count, RandomValues& random, Spr
         // -127 to 127, as quantisation makes them; -128 never occurs.
         static_cast<int8_t*>(data)[i] = static_cast<int8_t>(random.Below(255) - 127);
         break;
+      case DType::kF8: {  // any but the two NaNs
+        const int64_t code = random.Below(254);
+        static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(code < 127 ? code : code + 1);
+        break;
+      }
     }
   }
 }
@@ -112,9 +125,23 @@ GuardedBytes RandomInt8Rows(int64_t count, int64_t latent, int64_t rope, RandomV
 }
 
 Weight RandomWeight(DType type, int64_t n, int64_t k, int32_t segments, RandomValues& random,
-                    Spread spread) {
-  Weight weight(type, n, k, segments);
-  if (type == DType::kI8) {
+                    Spread spread, const Fp8Blocks& blocks) {
+  Weight weight(type, n, k, segments, blocks);
+  if (type == DType::kF8) {
+    const GuardedBytes codes = RandomArray(type, n * k, random);
+    std::vector<float> scale(static_cast<size_t>(weight.blocks()));
+    for (int64_t j = 0; j < n; j += kPanel) {
+      // Weights below 1, of scales that round; or products with other tiny values that underflow.
+      for (float& s : scale) {
+        const float value = 1.0f + std::fabs(random.Uniform());
+        s = value * (spread == Spread::kTiny
+                         ? std::ldexp(1.0f, -66 - static_cast<int>(random.Below(12)))
+                         : 0x1p-10f);
+      }
+      weight.PackRows(j, std::min(kPanel, n - j), static_cast<const E4m3*>(codes.data()) + j * k, k,
+                      scale.data());
+    }
+  } else if (type == DType::kI8) {
     const GuardedBytes rows = RandomArray(type, n * k, random);
     std::vector<float> scale(static_cast<size_t>(n));
     // Small scales, so that sums of many products stay in the range of the other types.

@@ -40,16 +40,17 @@ class RandomValues {
 
 enum class Spread { kUniform, kTiny };
 
-// `count` random elements. int8: [-127, 127].
+// `count` random elements. int8: [-127, 127]; fp8: codes of numbers.
 GuardedBytes RandomArray(DType type, int64_t count, RandomValues& random,
                          Spread spread = Spread::kUniform);
 
 // `count` random rows as DequantizeArgs has them, with scales around 1 / 127.
 GuardedBytes RandomInt8Rows(int64_t count, int64_t latent, int64_t rope, RandomValues& random);
 
-// A random weight [n, k]; int8 with scales below 2^-6.
+// A random weight [n, k]; int8 with scales below 2^-6, fp8 with scales for its largest to be
+// below 1.
 Weight RandomWeight(DType type, int64_t n, int64_t k, int32_t segments, RandomValues& random,
-                    Spread spread = Spread::kUniform);
+                    Spread spread = Spread::kUniform, const Fp8Blocks& blocks = {});
 // The weight's packed bytes, ending at an unreadable page.
 GuardedBytes PackedCopy(const Weight& weight);
 

@@ -83,7 +83,7 @@ GemmArgs GemmOf(const Activation& x, const Weight& w, int64_t k_begin) {
   const bool int8 = w.type() == DType::kI8;
   const Rows& a = int8 ? x.quantized : x.rows;
   const int64_t k = x.rows.cols;
-  CHECK(a.type == w.type() && k_begin >= 0 && k_begin + k <= w.k(), NameOf(a.type), "[",
+  CHECK(a.type == InputType(w.type()) && k_begin >= 0 && k_begin + k <= w.k(), NameOf(a.type), "[",
         x.rows.rows, ",", k, "] from ", k_begin, " times ", NameOf(w.type()), "[", w.n(), ",",
         w.k(), "]");
   // A part must be whole runs of k, or for int8, whose sums are exact, whole groups.
@@ -105,6 +105,8 @@ GemmArgs GemmOf(const Activation& x, const Weight& w, int64_t k_begin) {
   args.a_scale = x.scale;
   args.w_scale = w.scale();
   args.w_sum = w.sum();
+  args.k_block = w.fp8_blocks().columns;
+  args.k_offset = w.fp8_blocks().offset;
   return args;
 }
 
@@ -129,7 +131,8 @@ void OpSet::Gemm(GemmArgs args) const {
     if (by_rows) {
       const int64_t begin = item * kGemmRows;
       part.m = std::min(kGemmRows, whole.m - begin);
-      part.a = static_cast<const char*>(whole.a) + begin * whole.a_stride * SizeOf(whole.type);
+      part.a = static_cast<const char*>(whole.a) +
+               begin * whole.a_stride * SizeOf(InputType(whole.type));
       const int64_t out_size = whole.epilogue == Epilogue::kStoreBf16 ? 2 : 4;
       part.c = static_cast<char*>(whole.c) + begin * whole.c_stride * out_size;
       if (whole.a_scale != nullptr) part.a_scale = whole.a_scale + begin;
@@ -145,7 +148,7 @@ void OpSet::LinearPanels(const Activation& x, const Weight& w, int64_t panel_beg
                          int64_t panel_end, const Rows& out) const {
   CHECK(out.rows == x.rows.rows && out.cols == w.n(), out.rows, "x", out.cols, " for ", x.rows.rows,
         "x", w.n());
-  CHECK(out.type != DType::kI8, "output type");
+  CHECK(out.type == DType::kF32 || out.type == DType::kBf16, "output type");
   CHECK(0 <= panel_begin && panel_begin <= panel_end && panel_end <= w.panels(), panel_begin, " ",
         panel_end);
   GemmArgs args = GemmOf(x, w);
@@ -180,6 +183,8 @@ View<float, 2> OpSet::LinearColumns(const Activation& x, const Weight& w, int64_
   if (w.type() == DType::kI8) {
     args.w_scale += first * kPanel;
     args.w_sum += first * kPanel;
+  } else if (w.type() == DType::kF8) {
+    args.w_scale += first * w.blocks();
   }
   args.c = out;
   args.c_stride = stride;

@@ -47,8 +47,8 @@ Bytes SameForAllTeams(const std::string& what, DType type, int64_t rows, int64_t
 TEST(OpSet, ProductsHaveTheSameBitsForEveryNumberOfThreads) {
   RandomValues random(kSeed);
   constexpr int64_t kN = 150;
-  constexpr int64_t kK = 96;
-  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8}) {
+  constexpr int64_t kK = 128;
+  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8, DType::kF8}) {
     const Weight weight = RandomWeight(type, kN, kK, SegmentsFor(type, kK), random);
     const DType x_type = type == DType::kF32 ? DType::kF32 : DType::kBf16;
     for (const int64_t rows : kRowCounts) {
@@ -96,6 +96,34 @@ TEST(OpSet, ASliceOfAnActivationGivesTheRowsOfTheWhole) {
     ops.Linear(all, weight, Rows::Of(whole));
     ops.Linear(all.Slice(11, 28), weight, Rows::Of(part));
     EXPECT_EQ(std::memcmp(whole.row(11), part.data(), 17 * 20 * sizeof(float)), 0) << NameOf(type);
+  }
+}
+
+TEST(OpSet, ColumnsOfAProductAreThoseOfTheWhole) {
+  RandomValues random(kSeed);
+  constexpr int64_t kRows = 5;
+  constexpr int64_t kN = 210;
+  constexpr int64_t kK = 320;  // three blocks of fp8 scales
+  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8, DType::kF8}) {
+    const Weight weight = RandomWeight(type, kN, kK, 1, random);
+    const DType x_type = type == DType::kF32 ? DType::kF32 : DType::kBf16;
+    const GuardedBytes x = RandomArray(x_type, kRows * kK, random);
+    ThreadTeam team(2);
+    const ScopedFlushDenormals flush;
+    const OpSet ops(*SupportedTables()[0], team);
+    Arena arena;
+    const Activation in = ops.Prepare(Rows::Dense(x.data(), x_type, kRows, kK), type, arena);
+    const View<float, 2> whole = arena.Floats(kRows, kN);
+    ops.Linear(in, weight, Rows::Of(whole));
+    for (const auto& [begin, end] : {std::pair{0, 70}, {64, 128}, {100, 210}}) {
+      const View<float, 2> part = ops.LinearColumns(in, weight, begin, end, arena);
+      for (int64_t row = 0; row < kRows; ++row) {
+        EXPECT_EQ(std::memcmp(whole.row(row) + begin, part.row(row),
+                              static_cast<size_t>(end - begin) * sizeof(float)),
+                  0)
+            << NameOf(type) << " [" << begin << "," << end << ") row " << row;
+      }
+    }
   }
 }
 

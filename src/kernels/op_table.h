@@ -22,6 +22,8 @@ inline constexpr int64_t kPage = 64;
 inline constexpr int64_t kSelectedBlock = 256;
 // Panels narrower than kPanel (the last of a matrix) are a multiple of this many columns.
 inline constexpr int64_t kPanelGranule = 16;
+// Columns at most of a run of an fp8 product that has several: a run is decoded to scratch at once.
+inline constexpr int64_t kFp8Run = 8192;
 // What `scratch` of any primitive must hold at least, aligned to 64 bytes.
 inline constexpr int64_t kScratchBytes = 4 << 20;
 
@@ -29,8 +31,14 @@ inline constexpr int64_t kScratchBytes = 4 << 20;
 //   panels of 64 columns (the last one narrower: n % 64 rounded up to 16), panel p starts at
 //   element p * 64 * k', k' = k rounded up to a multiple of g, and holds [k'/g][width][g];
 //   absent rows and columns are zero.
+// fp8: groups of 4 along k, a byte a weight, [k/4][width/4][2][4][2]: for four columns the pairs of
+//   elements 0 and 1 of the group, then those of 2 and 3, as they unpack to two groups of bf16. k
+//   is a multiple of 4. A weight is bf16(e4m3 * scale), each step rounded to nearest even,
+//   denormals flushed; a panel has one scale for each block of k_block columns.
 // Example, bf16: W[70, 5] (row 70 = 64 + 6, k = 5 -> k' = 6) lies in panel 1 of width 16 at
 //   1 * 64 * 6 + (5 / 2) * 16 * 2 + 6 * 2 + 5 % 2.
+// fp8: row 69 = 64 + 5 and column 7 of W[70, 8] at
+//   1 * 64 * 8 + (7 / 4) * 16 * 4 + (5 / 4) * 16 + (7 % 4 / 2) * 8 + (5 % 4) * 2 + 7 % 2.
 enum class Epilogue : uint8_t {
   kStoreF32,   // c = y
   kStoreBf16,  // c = bf16(y)
@@ -47,11 +55,13 @@ enum class Epilogue : uint8_t {
 //   bf16: in pairs, acc = fma(a[2p], w[2p], fma(a[2p+1], w[2p+1], acc)): the bits of vdpbf16ps,
 //         with denormals flushed; k must be even, and k / segments too. (Without fma the same bits
 //         too, because a product of bf16 values is exact, unless it is below 2^-126.)
+//   fp8: as bf16, with the weight's bf16 value; k / segments is a multiple of 4, and with several
+//         segments at most kFp8Run
 //   int8: exact int32, then y = (float(sum) * a_scale[row(i)]) * w_scale[j]; segments is ignored
 // and the runs' results are added in a binary tree: run 0 + run 1, run 2 + run 3, then pairs of
 // those, ... (lower + higher).
 struct GemmArgs {
-  DType type;             // of a and W
+  DType type;             // of a and W; fp8: of W, a is bf16
   const void* a;          // [*, k], int8: rows padded with zeros to a multiple of 4
   int64_t a_stride;       // elements between rows
   const int32_t* a_rows;  // row(i); null: i
@@ -65,7 +75,7 @@ struct GemmArgs {
   int64_t panel_end;
   int32_t segments;       // a power of two that divides k (bf16: k / 2)
   const float* a_scale;   // int8: indexed by row(i)
-  const float* w_scale;   // int8: [n]
+  const float* w_scale;   // int8: [n]; fp8: [panels, ceil((k_offset + w_k) / k_block)]
   const int32_t* w_sum;   // int8: [n], sum of W[j, k] over the k that the product takes
   void* c;                // [*, n]; column j of row i at c + c_row(i) * c_stride + j
   int64_t c_stride;       // elements
@@ -73,6 +83,9 @@ struct GemmArgs {
   const float* c_scale;   // [m], kAddF32 only; may be null
   Epilogue epilogue;
   void* scratch;
+  int64_t k_block;  // fp8: columns of a scale's block, a multiple of 4
+  int64_t
+      k_offset;  // fp8: columns of W's first block that lie before it: less, and a multiple of 4
 };
 
 // RMSNorm and LayerNorm of rows, all in f32: the sum of squares in 16 interleaved lanes (lane j
@@ -317,6 +330,6 @@ extern const OpTable kGenericOps;     // portable C++, any CPU
 extern const OpTable kAvx2Ops;        // AVX2 and FMA
 extern const OpTable kAvx512Ops;      // AVX-512 F, BW, DQ, VL; bf16 products by two f32 fma
 extern const OpTable kAvx512VnniOps;  // and VNNI: vpdpbusd
-extern const OpTable kAvx512Bf16Ops;  // and BF16: vdpbf16ps
+extern const OpTable kAvx512Bf16Ops;  // and BF16 and VBMI: vdpbf16ps, vpermi2b
 
 }  // namespace causeway

@@ -6,6 +6,7 @@
 
 #include "base/buffer.h"
 #include "base/dtype.h"
+#include "base/fp8.h"
 #include "base/huge_memory.h"
 #include "kernels/op_table.h"
 
@@ -16,21 +17,32 @@ inline int64_t PackGroup(DType type) {
   return type == DType::kF32 ? 1 : type == DType::kBf16 ? 2 : 4;
 }
 
-// Bytes of a packed matrix [n, k]; the format is that of GemmArgs.
+// The type of the rows that weights are multiplied with.
+inline DType InputType(DType weight) { return weight == DType::kF8 ? DType::kBf16 : weight; }
+
+// The columns that share a scale of fp8 weights. A weight may begin inside a block.
+struct Fp8Blocks {
+  int64_t columns = 128;  // a multiple of 4
+  int64_t offset = 0;     // columns of the first block that lie before the weight; a multiple of 4
+};
+
+// Bytes of a packed matrix [n, k], without scales; the format is that of GemmArgs.
 int64_t PackedBytes(DType type, int64_t n, int64_t k);
 
 // Runs of k that a row-parallel product sums separately: 32 (16 if k < 4096), or the largest power
-// of two below that cuts k evenly (bf16: into runs of even length). Attention TP must divide it
-// (DESIGN section 5).
+// of two below that cuts k evenly (bf16 and fp8: into runs of even length). Attention TP must
+// divide it (DESIGN section 5).
 int32_t SegmentsFor(DType type, int64_t k);
 
 // W [n, k] of y = x W^T. Empty (n = 0) by default.
 class Weight {
  public:
   Weight() = default;
-  // Zeroed; fill every row with PackRows before use. bf16 needs an even k (CHECK).
-  // Its values lie in `memory`, which must outlive it; null: in memory of its own.
-  Weight(DType type, int64_t n, int64_t k, int32_t segments = 1, HugeMemory* memory = nullptr);
+  // Zeroed; fill every row with PackRows before use. bf16 needs an even k, fp8 runs of a multiple
+  // of 4 columns that are no longer than kFp8Run if there are several (CHECK). Its values lie in
+  // `memory`, which must outlive it; null: in memory of its own.
+  Weight(DType type, int64_t n, int64_t k, int32_t segments = 1, const Fp8Blocks& blocks = {},
+         HugeMemory* memory = nullptr);
 
   DType type() const { return type_; }
   int64_t n() const { return n_; }
@@ -38,8 +50,14 @@ class Weight {
   int64_t panels() const { return (n_ + kPanel - 1) / kPanel; }
   int32_t segments() const { return segments_; }
   const void* packed() const { return packed_; }
-  const float* scale() const { return scale_.data(); }  // [n], int8 only
-  const int32_t* sum() const { return sum_.data(); }    // [n], int8 only: row sums
+  // int8: [n]; fp8: [panels, blocks].
+  const float* scale() const { return scale_.data(); }
+  const int32_t* sum() const { return sum_.data(); }  // [n], int8 only: row sums
+  const Fp8Blocks& fp8_blocks() const { return fp8_blocks_; }
+  // fp8: scales of a panel.
+  int64_t blocks() const {
+    return (fp8_blocks_.offset + k_ + fp8_blocks_.columns - 1) / fp8_blocks_.columns;
+  }
   // In memory: packed values with their padding, scales and sums.
   int64_t bytes() const;
   bool empty() const { return n_ == 0; }
@@ -57,10 +75,14 @@ class Weight {
     PackRows(begin, count, rows, k_, scale);
   }
 
+  // The same for fp8: rows of one panel, with the panel's scales [blocks]. 0xff becomes the other
+  // NaN.
+  void PackRows(int64_t begin, int64_t count, const E4m3* rows, int64_t stride, const float* scale);
+
   // int8: the sum of row j over columns [begin, begin + count).
   int32_t SumOf(int64_t j, int64_t begin, int64_t count) const;
 
-  // Element [j, i] as a float (int8: without its scale); slow, for tests.
+  // Element [j, i] as a float (int8: without its scale; fp8: as products take it); slow, for tests.
   float At(int64_t j, int64_t i) const;
 
  private:
@@ -71,6 +93,7 @@ class Weight {
   int64_t n_ = 0;
   int64_t k_ = 0;
   int32_t segments_ = 1;
+  Fp8Blocks fp8_blocks_;
   void* packed_ = nullptr;
   Buffer own_;  // what packed_ points to, unless that is in a HugeMemory
   std::vector<float> scale_;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "base/bf16.h"
@@ -75,6 +77,41 @@ TEST(Weight, KeepsScalesAndSumsOfInt8Rows) {
   EXPECT_EQ(weight.bytes(), PackedBytes(DType::kI8, 2, 5) + 16);
 }
 
+TEST(Weight, PacksFp8CodesInPairsWithAScaleForEachPanelAndBlock) {
+  constexpr int64_t kN = 80;
+  constexpr int64_t kK = 16;
+  std::vector<E4m3> codes(kN * kK);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<E4m3>(i * 7);
+  codes[0] = 0x7f;
+  codes[1] = 0xff;
+  codes[2] = 0x80;
+  codes[3] = 0xfe;
+  // Blocks of 8 columns, of which the first has begun 4 columns before: [0, 4), [4, 12), [12, 16).
+  Weight weight(DType::kF8, kN, kK, 1, {.columns = 8, .offset = 4});
+  ASSERT_EQ(weight.blocks(), 3);
+  const float scale[] = {0.3f, 3e37f, 0.7f, 1.0f, 2.0f, 3.0f};
+  weight.PackRows(64, 16, codes.data() + 64 * kK, kK, scale + 3);
+  weight.PackRows(0, 64, codes.data(), kK, scale);
+  for (int64_t j = 0; j < kN; ++j) {
+    for (int64_t i = 0; i < kK; ++i) {
+      // From the text of GemmArgs.
+      const int64_t width = j < 64 ? 64 : 16;
+      const int64_t at = j / 64 * 64 * kK + i / 4 * width * 4 + j % 64 / 4 * 16 + i % 4 / 2 * 8 +
+                         j % 4 * 2 + i % 2;
+      const E4m3 code = codes[static_cast<size_t>(j * kK + i)];
+      const auto packed = static_cast<const E4m3*>(weight.packed())[at];
+      EXPECT_EQ(packed, code == 0xff ? 0x7f : code) << j << " " << i;
+      const float expected = FromBf16(ToBf16(FromE4m3(code) * scale[j / 64 * 3 + (i + 4) / 8]));
+      const float found = weight.At(j, i);
+      EXPECT_EQ(std::bit_cast<uint32_t>(found), std::bit_cast<uint32_t>(expected)) << j << " " << i;
+    }
+  }
+  EXPECT_TRUE(std::isnan(weight.At(0, 0)) && std::isnan(weight.At(0, 1)));
+  EXPECT_TRUE(std::signbit(weight.At(0, 2)));
+  EXPECT_EQ(weight.bytes(), PackedBytes(DType::kF8, kN, kK) + 6 * 4);
+  EXPECT_EQ(PackedBytes(DType::kF8, kN, kK) * 2, PackedBytes(DType::kBf16, kN, kK));
+}
+
 TEST(Weight, TakesAsMuchMemoryAsItsPaddedPanels) {
   EXPECT_EQ(PackedBytes(DType::kF32, 64, 3), 64 * 3 * 4);
   EXPECT_EQ(PackedBytes(DType::kBf16, 70, 5), 80 * 6 * 2);  // the example of GemmArgs
@@ -92,12 +129,16 @@ TEST(SegmentsFor, IsTheLargestPowerOfTwoUpTo32Or16ThatCutsKEvenly) {
   EXPECT_EQ(SegmentsFor(DType::kBf16, 32), 16);  // runs of two
   EXPECT_EQ(SegmentsFor(DType::kBf16, 2), 1);
   EXPECT_EQ(SegmentsFor(DType::kI8, 4096), 1);  // exact in any order
+  EXPECT_EQ(SegmentsFor(DType::kF8, 96), SegmentsFor(DType::kBf16, 96));
 }
 
 TEST(WeightDeathTest, RefusesDepthsThatItsTypeOrSegmentsCannotCut) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(Weight(DType::kBf16, 4, 5), "even k, not 5");
   EXPECT_DEATH(Weight(DType::kBf16, 4, 6, 2), "6 in 2 segments");
+  EXPECT_DEATH(Weight(DType::kF8, 4, 24, 4), "multiple of 4 .* not 24 in 4");
+  EXPECT_DEATH(Weight(DType::kF8, 4, 40000, 4), "up to 8192 columns, not 40000 in 4");
+  EXPECT_DEATH(Weight(DType::kF8, 4, 8, 1, {.columns = 8, .offset = 8}), "blocks of 8 from 8");
   EXPECT_DEATH(Weight(DType::kF32, 4, 6, 4), "6 in 4 segments");
   EXPECT_DEATH(Weight(DType::kF32, 4, 6, 3), "3");
   Weight weight(DType::kF32, 4, 6);

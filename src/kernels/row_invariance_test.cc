@@ -62,7 +62,7 @@ struct Product {
   Product(DType type, int64_t n, int64_t k, int32_t segments, RandomValues& random)
       : weight(RandomWeight(type, n, k, segments, random)),
         stride((k + 3) / 4 * 4),
-        a(RandomArray(type, kRows * stride, random)),
+        a(RandomArray(InputType(type), kRows * stride, random)),
         scale(RandomArray(DType::kF32, kRows, random)) {
     for (int64_t i = 0; type == DType::kI8 && i < kRows; ++i) {
       for (int64_t j = k; j < stride; ++j) static_cast<int8_t*>(a.data())[i * stride + j] = 0;
@@ -83,6 +83,8 @@ struct Product {
     args.a_scale = static_cast<const float*>(scale.data());
     args.w_scale = weight.scale();
     args.w_sum = weight.sum();
+    args.k_block = weight.fp8_blocks().columns;
+    args.k_offset = weight.fp8_blocks().offset;
     args.c = c;
     args.c_stride = weight.n();
     args.scratch = scratch;
@@ -100,9 +102,12 @@ TEST_P(RowInvariance, AProductsRowsDoNotDependOnTheirNumberPlaceOrPanels) {
     int64_t n, k;
     int32_t segments;
   };
-  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8}) {
-    for (const Shape& s : {Shape{64, 32, 1}, Shape{150, 64, 1}, Shape{250, 192, 32},
-                           Shape{16, 6, 1}, Shape{40, 2048, 1}, Shape{100, 1024, 8}}) {
+  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8, DType::kF8}) {
+    for (Shape s : {Shape{64, 32, 1}, Shape{150, 64, 1}, Shape{250, 192, 32}, Shape{16, 6, 1},
+                    Shape{40, 2048, 1}, Shape{100, 1024, 8}}) {
+      if (type == DType::kF8) {  // whole groups in every run
+        s.k = (s.k + 4 * s.segments - 1) / (4 * s.segments) * 4 * s.segments;
+      }
       const Product product(type, s.n, s.k, s.segments, random_);
       const GuardedArray<float> all(Product::kRows * s.n);
       table_->gemm(product.Args(all.data(), scratch_.data()));
@@ -113,7 +118,8 @@ TEST_P(RowInvariance, AProductsRowsDoNotDependOnTheirNumberPlaceOrPanels) {
           // As the first rows of another batch.
           const GuardedArray<float> some(m * s.n);
           GemmArgs args = product.Args(some.data(), scratch_.data());
-          args.a = static_cast<const char*>(args.a) + begin * args.a_stride * SizeOf(type);
+          args.a =
+              static_cast<const char*>(args.a) + begin * args.a_stride * SizeOf(InputType(type));
           args.a_scale += begin;
           args.m = m;
           table_->gemm(args);
@@ -151,8 +157,37 @@ TEST_P(RowInvariance, AProductsRowsDoNotDependOnTheirNumberPlaceOrPanels) {
   }
 }
 
+// The same bits as the weights that fp8 stands for, kept in bf16.
+TEST_P(RowInvariance, AnFp8ProductHasTheBitsOfItsWeightsInBf16) {
+  for (const int32_t segments : {1, 8}) {
+    const Product fp8(DType::kF8, 150, 1312, segments, random_);
+    Weight wide(DType::kBf16, 150, 1312, segments);
+    for (int64_t j = 0; j < wide.n(); ++j) {
+      std::vector<float> row;
+      for (int64_t i = 0; i < wide.k(); ++i) row.push_back(fp8.weight.At(j, i));
+      wide.PackRows(j, 1, row.data());
+    }
+    for (const int64_t m :
+         {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{4}, int64_t{5}, Product::kRows}) {
+      const GuardedArray<float> narrow_out(m * wide.n());
+      GemmArgs args = fp8.Args(narrow_out.data(), scratch_.data());
+      args.m = m;
+      table_->gemm(args);
+      const GuardedArray<float> wide_out(m * wide.n());
+      args.type = DType::kBf16;
+      args.w = wide.packed();
+      args.c = wide_out.data();
+      table_->gemm(args);
+      ASSERT_EQ(FirstDifference(DType::kF32, wide_out.data(), wide.n(), narrow_out.data(), wide.n(),
+                                m, wide.n(), [](int64_t i) { return i; }),
+                "")
+          << "m=" << m << " segments=" << segments;
+    }
+  }
+}
+
 TEST_P(RowInvariance, TheEpilogueDoesNotChangeTheProduct) {
-  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8}) {
+  for (const DType type : {DType::kF32, DType::kBf16, DType::kI8, DType::kF8}) {
     const Product product(type, 100, 64, 4, random_);
     const int64_t count = Product::kRows * 100;
     const GuardedArray<float> plain(count);

@@ -10,7 +10,8 @@
 
 namespace causeway {
 
-// Packed bytes, without padding and the scales of int8 rows; norms and biases are not counted.
+// Packed bytes, without padding and the scales of int8 rows and fp8 blocks; norms and biases are
+// not counted.
 struct WeightBytes {
   int64_t attention = 0;   // with the indexer
   int64_t dense = 0;       // feed-forward of dense layers
@@ -27,17 +28,32 @@ class WeightSizes {
   static StatusOr<WeightSizes> Of(const Checkpoint& checkpoint, const ModelConfig& config,
                                   DType mode);
 
-  // Of what `share` says: of a host (then the total is Weights::packed_bytes()) or of a rank.
-  WeightBytes BytesOf(const WeightShare& share) const;
+  // Of what the share of a host says: the total is Weights::packed_bytes().
+  WeightBytes BytesOf(const WeightShare& host) const { return BytesOf(host, host); }
+  // Of what a rank uses of what its host packs.
+  WeightBytes BytesOf(const WeightShare& rank, const WeightShare& host) const;
   // The embedding: every host reads rows of it in the mapped file.
   int64_t embedding_bytes() const { return embedding_; }
 
+  // What matrices that are cut take, of one head or one inner column.
+  struct Cut {
+    int64_t bytes = 0;        // with fp8 as bf16
+    int64_t fp8_rows = 0;     // less, if those cut in rows (q_b; gate and up) stay fp8
+    int64_t fp8_columns = 0;  // less, if those cut in columns (o; down) do
+    int64_t Of(bool rows_fit, bool columns_fit) const {
+      return bytes - (rows_fit ? fp8_rows : 0) - (columns_fit ? fp8_columns : 0);
+    }
+  };
+
  private:
   WeightSizes() = default;
+  // Whether the columns `part` of `inner` can stay fp8 in a row-parallel matrix.
+  bool ColumnsFit(int64_t inner, const Range& part) const;
 
+  ModelConfig config_;
   int64_t attention_ = 0;        // whole on every rank: down-projections, indexer
-  int64_t head_ = 0;             // of one attention head
-  int64_t inner_ = 0;            // of one inner column of the dense layers
+  Cut head_;                     // of one attention head
+  Cut inner_;                    // of one inner column of the dense layers
   int64_t shared_ = 0;           // whole on every rank
   std::vector<int64_t> expert_;  // of one routed expert, per layer; 0: a dense layer
   int64_t vocab_ = 0;            // ids

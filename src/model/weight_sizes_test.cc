@@ -118,7 +118,9 @@ TEST(WeightSizes, WhatTheRanksOfAHostCutAddsUpToWhatItPacks) {
       const WeightBytes host = sizes.BytesOf(WeightShare::Of(model.config, layout, 0));
       WeightBytes sum;
       for (int rank = 0; rank < layout.world(); ++rank) {
-        const WeightBytes one = sizes.BytesOf(WeightShare::OfRank(model.config, layout, rank));
+        const WeightBytes one =
+            sizes.BytesOf(WeightShare::OfRank(model.config, layout, rank),
+                          WeightShare::Of(model.config, layout, layout.HostOf(rank)));
         EXPECT_EQ(one.shared, host.shared);
         EXPECT_LE(one.attention, host.attention);
         sum.attention += one.attention;

@@ -14,8 +14,8 @@
 namespace causeway {
 namespace {
 
-// Rows dequantised at a time by one loading thread.
-constexpr int64_t kLoadRows = 64;
+// Rows dequantised at a time by one loading thread; a panel, as fp8 packs them.
+constexpr int64_t kLoadRows = kPanel;
 
 }  // namespace
 
@@ -52,7 +52,8 @@ class WeightLoader {
     Source(std::string module_in, int64_t n_in, Range rows_in)
         : module(std::move(module_in)), n(n_in), rows(rows_in) {}
   };
-  // One or several matrices with the same k, stacked along n. `floating`: int8 is dequantised.
+  // One or several matrices with the same k, stacked along n. `floating`: int8 and fp8 are
+  // dequantised.
   Status AddMatrix(const std::vector<Source>& sources, int64_t k, bool floating, Weight& out) {
     return AddPart(sources, k, {0, k}, /*segments=*/false, floating, out);
   }
@@ -61,8 +62,8 @@ class WeightLoader {
                  bool floating, Weight& out);
   // A matrix that stays f32, times a factor.
   Status AddExact(const std::string& module, int64_t n, int64_t k, float factor, Weight& out);
-  // True if every one of these modules is stored as int8 and the mode keeps int8.
-  StatusOr<bool> KeepsInt8(const std::vector<Source>& sources, int64_t k);
+  // True if every one of these modules is stored so and the mode keeps it.
+  StatusOr<bool> AllAre(MatrixFormat format, const std::vector<Source>& sources, int64_t k);
 
   void AddTask(int64_t bytes, Task task) {
     tasks_.push_back({bytes, std::move(task)});
@@ -232,11 +233,11 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
           transposed[static_cast<size_t>(j * nope + i)] = rows[static_cast<size_t>(i * rank + j)];
         }
       }
-      out.w_uk[head] = Weight(mode, rank, nope, 1, &memory);
+      out.w_uk[head] = Weight(mode, rank, nope, 1, {}, &memory);
       out.w_uk[head].PackRows(0, rank, transposed.data());
-      out.w_uv[head] = Weight(mode, value, rank, 1, &memory);
+      out.w_uv[head] = Weight(mode, value, rank, 1, {}, &memory);
       out.w_uv[head].PackRows(0, value, rows.data() + nope * rank);
-      out.kv_b[head] = Weight(mode, nope + value, rank, 1, &memory);
+      out.kv_b[head] = Weight(mode, nope + value, rank, 1, {}, &memory);
       out.kv_b[head].PackRows(0, nope + value, rows.data());
       return Status();
     });
@@ -265,7 +266,8 @@ Status WeightLoader::AddMoe(const std::string& prefix, const std::vector<bool>& 
     CAUSEWAY_RETURN_IF_ERROR(
         AddVector(prefix + "gate.e_score_correction_bias", c.n_routed_experts, out.bias));
   }
-  // The experts of a layer share their input, so either all of them keep int8 or none.
+  // The experts of a layer share their input, so either all of them keep int8 or none; fp8
+  // likewise, so that all take the same memory.
   std::vector<Source> in;
   std::vector<Source> down;
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
@@ -274,15 +276,20 @@ Status WeightLoader::AddMoe(const std::string& prefix, const std::vector<bool>& 
     in.emplace_back(expert + "up_proj", inner);
     down.emplace_back(expert + "down_proj", c.hidden_size);
   }
-  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8_in, KeepsInt8(in, c.hidden_size));
-  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8_down, KeepsInt8(down, inner));
-  out.input_type = out.down_type = int8_in && int8_down ? DType::kI8 : weights_.mode_;
+  const auto all_are = [&](MatrixFormat format) -> StatusOr<bool> {
+    CAUSEWAY_ASSIGN_OR_RETURN(const bool all_in, AllAre(format, in, c.hidden_size));
+    CAUSEWAY_ASSIGN_OR_RETURN(const bool all_down, AllAre(format, down, inner));
+    return all_in && all_down;
+  };
+  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8, all_are(MatrixFormat::kInt8Channel));
+  CAUSEWAY_ASSIGN_OR_RETURN(const bool fp8, all_are(MatrixFormat::kFp8Block));
+  out.input_type = out.down_type = int8 ? DType::kI8 : weights_.mode_;
   out.experts.resize(static_cast<size_t>(c.n_routed_experts));
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
     // An expert that this host lacks stays empty; nobody may ask for it.
     if (!held[static_cast<size_t>(e)]) continue;
     CAUSEWAY_RETURN_IF_ERROR(AddMlp(Text(prefix, "experts.", e, "."), inner, {0, inner}, false,
-                                    !(int8_in && int8_down), out.experts[static_cast<size_t>(e)]));
+                                    !int8 && !fp8, out.experts[static_cast<size_t>(e)]));
   }
   if (c.n_shared_experts == 0) return Status();
   const int64_t shared = inner * c.n_shared_experts;
@@ -296,23 +303,48 @@ Status WeightLoader::AddVector(const std::string& name, int64_t size, std::vecto
   return Status();
 }
 
-StatusOr<bool> WeightLoader::KeepsInt8(const std::vector<Source>& sources, int64_t k) {
+StatusOr<bool> WeightLoader::AllAre(MatrixFormat format, const std::vector<Source>& sources,
+                                    int64_t k) {
   bool all = weights_.mode_ == DType::kBf16;
   for (const Source& source : sources) {
     CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
                               FindMatrix(checkpoint(), config(), source.module, source.n, k));
-    all = all && stored.format == MatrixFormat::kInt8Channel;
+    all = all && stored.format == format;
   }
   return all;
 }
 
+bool FitsFp8(int64_t block, const MatrixPart& part) {
+  const int64_t k = part.columns.size();
+  // A panel of kPanel rows begins where a block can.
+  return block % kPanel == 0 && part.rows.begin % kPanel == 0 && part.to % kPanel == 0 &&
+         part.columns.begin % 4 == 0 && k % (4 * part.segments) == 0 &&
+         (part.segments == 1 || k / part.segments <= kFp8Run);
+}
+
 Status WeightLoader::AddPart(const std::vector<Source>& sources, int64_t k, Range part,
                              bool segments, bool floating, Weight& out) {
-  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8, KeepsInt8(sources, k));
-  const DType type = int8 && !floating ? DType::kI8 : weights_.mode_;
+  CAUSEWAY_ASSIGN_OR_RETURN(const bool int8, AllAre(MatrixFormat::kInt8Channel, sources, k));
+  CAUSEWAY_ASSIGN_OR_RETURN(bool fp8, AllAre(MatrixFormat::kFp8Block, sources, k));
+  // A part of k has its part of the runs that the whole has. fp8 sums as bf16 does, int8 in one
+  // run.
+  const int64_t runs = segments && !int8
+                           ? std::max<int64_t>(SegmentsFor(weights_.mode_, k) * part.size() / k, 1)
+                           : 1;
   int64_t total = 0;
-  for (const Source& source : sources) total += source.rows.size();
+  for (const Source& source : sources) {
+    fp8 = fp8 && FitsFp8(config().quant_block,
+                         {.rows = source.rows, .to = total, .columns = part, .segments = runs});
+    total += source.rows.size();
+  }
   if (total == 0) return Status();  // a host may hold no part of the vocabulary
+  DType type = weights_.mode_;
+  Fp8Blocks blocks;
+  if (!floating && int8) type = DType::kI8;
+  if (!floating && fp8) {
+    type = DType::kF8;
+    blocks = {.columns = config().quant_block, .offset = part.begin % config().quant_block};
+  }
   if (type == DType::kI8 && part.size() < k && part.size() % 4 != 0) {
     return InvalidArgument(Text(sources.front().module,
                                 ".weight is int8 in a checkpoint whose "
@@ -321,10 +353,7 @@ Status WeightLoader::AddPart(const std::vector<Source>& sources, int64_t k, Rang
                                 k, " columns in parts of ", part.size(),
                                 ", expected a multiple of 4"));
   }
-  // A part of k has its part of the runs that the whole has.
-  const int64_t runs = segments ? SegmentsFor(type, k) * part.size() / k : 1;
-  out = Weight(type, total, part.size(), static_cast<int32_t>(std::max<int64_t>(runs, 1)),
-               &weights_.memory_);
+  out = Weight(type, total, part.size(), static_cast<int32_t>(runs), blocks, &weights_.memory_);
   int64_t to = 0;  // row of `out`
   for (const Source& source : sources) {
     CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
@@ -334,21 +363,25 @@ Status WeightLoader::AddPart(const std::vector<Source>& sources, int64_t k, Rang
     for (int64_t begin = source.rows.begin; begin < source.rows.end; begin += kTaskRows) {
       const int64_t end = std::min(source.rows.end, begin + kTaskRows);
       const int64_t at = to + begin - source.rows.begin;
-      AddTask((end - begin) * part.size() * SizeOf(type), [stored, begin, end, at, k, part, type,
-                                                           &out] {
-        std::vector<float> rows(type == DType::kI8 ? 0 : static_cast<size_t>(kLoadRows * k));
-        for (int64_t b = begin; b < end; b += kLoadRows) {
-          const int64_t e = std::min(end, b + kLoadRows);
-          if (type == DType::kI8) {
-            out.PackRows(at + b - begin, e - b, stored.Int8Row(b) + part.begin, k,
-                         stored.scales.data() + b);
-          } else {
-            DequantizeRows(stored, b, e, rows.data());
-            out.PackRows(at + b - begin, e - b, rows.data() + part.begin, k);
-          }
-        }
-        return Status();
-      });
+      AddTask((end - begin) * part.size() * SizeOf(type),
+              [stored, begin, end, at, k, part, type, &out] {
+                const bool kept = type == DType::kI8 || type == DType::kF8;
+                std::vector<float> rows(kept ? 0 : static_cast<size_t>(kLoadRows * k));
+                for (int64_t b = begin; b < end; b += kLoadRows) {
+                  const int64_t e = std::min(end, b + kLoadRows);
+                  if (type == DType::kI8) {
+                    out.PackRows(at + b - begin, e - b, stored.Int8Row(b) + part.begin, k,
+                                 stored.scales.data() + b);
+                  } else if (type == DType::kF8) {
+                    out.PackRows(at + b - begin, e - b, stored.Fp8Row(b) + part.begin, k,
+                                 stored.Fp8Scales(b) + part.begin / stored.block);
+                  } else {
+                    DequantizeRows(stored, b, e, rows.data());
+                    out.PackRows(at + b - begin, e - b, rows.data() + part.begin, k);
+                  }
+                }
+                return Status();
+              });
     }
     to += source.rows.size();
   }
@@ -359,7 +392,7 @@ Status WeightLoader::AddExact(const std::string& module, int64_t n, int64_t k, f
                               Weight& out) {
   CAUSEWAY_ASSIGN_OR_RETURN(const StoredMatrix stored,
                             FindMatrix(checkpoint(), config(), module, n, k));
-  out = Weight(DType::kF32, n, k, 1, &weights_.memory_);
+  out = Weight(DType::kF32, n, k, 1, {}, &weights_.memory_);
   AddTask(n * k * 4, [stored, n, k, factor, &out] {
     std::vector<float> rows(static_cast<size_t>(n * k));
     DequantizeRows(stored, 0, n, rows.data());

@@ -36,6 +36,20 @@ struct WeightShare {
 // attention TP sizes.
 Status CheckLayout(const ModelConfig& config, DType mode, const Layout& layout);
 
+// A part of a stored matrix: its rows [rows.begin, rows.end), packed from row `to` of a Weight on,
+// and its columns, in `segments` runs.
+struct MatrixPart {
+  Range rows;
+  int64_t to = 0;
+  Range columns;
+  int64_t segments = 1;
+};
+
+// Whether a part of fp8 blocks of `block` rows and columns can stay fp8 when it is packed: every
+// panel must lie in one row of blocks, and every run be whole groups of columns. If not, bfloat16
+// mode packs it as bf16.
+bool FitsFp8(int64_t block, const MatrixPart& part);
+
 // The lightning indexer of a layer. Notation as in docs/model.md.
 struct IndexerWeights {
   Weight wq_b;              // [index_n_heads * index_head_dim, q_lora_rank]
@@ -90,9 +104,10 @@ using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)
 class Weights {
  public:
   // Reads and packs the share of every tensor of the main model (the MTP layer is skipped) with
-  // `threads` threads. `mode` kF32 dequantises everything exactly; kBf16 rounds floating-point and
-  // fp8 matrices to bf16 and keeps int8 matrices int8 (all but kv_b_proj, whose two forms must
-  // agree). Errors name the tensor, the file, and expected against found.
+  // `threads` threads. `mode` kF32 dequantises everything exactly; kBf16 rounds floating-point
+  // matrices to bf16 and keeps int8 matrices int8 and fp8 matrices fp8 (all but lm_head, the gates,
+  // kv_b_proj, whose two forms must agree, and what FitsFp8 excludes: fp8 is rounded to bf16 there,
+  // which gives the same bits). Errors name the tensor, the file, and expected against found.
   // Returns the first error; what has been loaded is then dropped.
   static StatusOr<std::unique_ptr<Weights>> Load(std::unique_ptr<Checkpoint> checkpoint,
                                                  const ModelConfig& config, DType mode,

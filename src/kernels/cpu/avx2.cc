@@ -58,6 +58,8 @@ struct Isa {
   }
   static F Even(const uint16_t* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(LoadI(p), 16)); }
   static constexpr bool kBf16Dot = false;
+  static constexpr bool kCodeTables = false;
+  static constexpr bool kCodeDot = false;
   static F Permute(F x, const int32_t*) { return x; }
   static F DotPairs(F acc, F, F) { return acc; }
   static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI and BF16: vdpbf16ps and vpdpbusd.
+// AVX-512 with VNNI, BF16 and VBMI: vdpbf16ps, vpdpbusd and vpermi2b.
 #define CAUSEWAY_VNNI
 #define CAUSEWAY_BF16
 #include <immintrin.h>

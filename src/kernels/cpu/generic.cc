@@ -67,6 +67,8 @@ struct Isa {
   }
   static F Even(const uint16_t* p) { return reinterpret_cast<F>(Pairs(p) << 16); }
   static constexpr bool kBf16Dot = false;
+  static constexpr bool kCodeTables = false;
+  static constexpr bool kCodeDot = false;
   static F Permute(F x, const int32_t*) { return x; }
   static F DotPairs(F acc, F, F) { return acc; }
   static void Interleave(const uint16_t*, const uint16_t*, F*, F*) {}

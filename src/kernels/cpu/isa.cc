@@ -16,7 +16,9 @@ std::vector<const OpTable*> SupportedTables() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-  if (vnni && __builtin_cpu_supports("avx512bf16")) tables.push_back(&kAvx512Bf16Ops);
+  if (vnni && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi")) {
+    tables.push_back(&kAvx512Bf16Ops);
+  }
   if (vnni) tables.push_back(&kAvx512VnniOps);
   if (avx512) tables.push_back(&kAvx512Ops);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/bf16.h"
+#include "base/fp8.h"
 #include "kernels/op_table.h"
 
 namespace causeway {
@@ -40,7 +41,24 @@ int64_t PackedIndex(DType type, int64_t n, int64_t depth, int64_t j, int64_t k) 
   const int64_t left = n - panel * kPanel;
   const int64_t width =
       left >= kPanel ? kPanel : (left + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
-  return panel * kPanel * padded + (k / g) * width * g + (j % kPanel) * g + k % g;
+  const int64_t group = panel * kPanel * padded + (k / g) * width * g;
+  // fp8: [width/4][2][4][2] in a group.
+  if (type == DType::kF8) {
+    return group + (j % kPanel / 4) * 16 + (k % 4 / 2) * 8 + (j % 4) * 2 + k % 2;
+  }
+  return group + (j % kPanel) * g + k % g;
+}
+
+// W[j, k_begin + k] of a product as the type holds it.
+float LoadWeight(const GemmArgs& args, int64_t j, int64_t k) {
+  const int64_t depth = args.w_k == 0 ? args.k : args.w_k;
+  const int64_t column = args.k_begin + k;
+  const int64_t at = PackedIndex(args.type, args.n, depth, j, column);
+  if (args.type != DType::kF8) return Load(args.type, args.w, at);
+  const int64_t blocks = (args.k_offset + depth + args.k_block - 1) / args.k_block;
+  const int64_t block = (args.k_offset + column) / args.k_block;
+  const float scale = args.w_scale[j / kPanel * blocks + block];
+  return Round(DType::kBf16, FromE4m3(static_cast<const E4m3*>(args.w)[at]) * scale);
 }
 
 // acc + the product of two runs of `count` elements, in the order of GemmArgs.
@@ -94,10 +112,7 @@ void Gemm(const GemmArgs& args) {
           runs.push_back(Accumulate(
               args.type, run, 0.0f,
               [&](int64_t k) { return Load(args.type, args.a, row * args.a_stride + begin + k); },
-              [&](int64_t k) {
-                return Load(args.type, args.w,
-                            PackedIndex(args.type, args.n, depth, j, args.k_begin + begin + k));
-              }));
+              [&](int64_t k) { return LoadWeight(args, j, begin + k); }));
         }
         y = TreeSum(std::move(runs));
       }
