@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <string_view>
 
 #include "engine/sampler.h"
 
@@ -17,6 +18,19 @@ constexpr size_t kCommandSlack = 4096;  // room for cancels beside the queued re
 
 double Seconds(int64_t begin_ns, int64_t end_ns) {
   return begin_ns == 0 || end_ns == 0 ? 0.0 : static_cast<double>(end_ns - begin_ns) * 1e-9;
+}
+
+// By the names of the model's zones.
+RankSeconds SecondsOf(const TraceLane& lane) {
+  RankSeconds out;
+  for (const TraceLane::Sum& sum : lane.sums()) {
+    const std::string_view name = sum.name;
+    double& kind = name.ends_with(" wait")                                 ? out.wait
+                   : name == "expert dispatch" || name == "expert combine" ? out.exchange
+                                                                           : out.compute;
+    kind += static_cast<double>(sum.ns) * 1e-9;
+  }
+  return out;
 }
 
 }  // namespace
@@ -85,6 +99,28 @@ void Engine::Cancel(const std::string& id) {
   (void)commands_.TryPush({.submit = nullptr, .cancel = id});
 }
 
+EngineLoad Engine::load() const {
+  const std::lock_guard lock(rank_seconds_mutex_);
+  return {.running = running_.load(),
+          .waiting = queued_.load(),
+          .used_tokens = used_pages_.load() * kPage,
+          .max_total_tokens = page_capacity_ * kPage,
+          .max_running_requests = options_.limits.max_running_requests,
+          .ranks = rank_seconds_};
+}
+
+void Engine::PublishLoad() {
+  running_.store(static_cast<int64_t>(scheduler_.running()));
+  used_pages_.store(page_capacity_ - host_.pages().available());
+}
+
+void Engine::PublishTimes() {
+  std::vector<RankSeconds> seconds;
+  for (const TraceLane* lane : host_.ranks().lanes()) seconds.push_back(SecondsOf(*lane));
+  const std::lock_guard lock(rank_seconds_mutex_);
+  rank_seconds_ = std::move(seconds);
+}
+
 bool Engine::Drain(Deadline deadline) {
   draining_.store(true);
   while (unfinished_.load() > 0) {
@@ -133,6 +169,7 @@ void Engine::Step() {
   const Batch batch = scheduler_.Next(NowNs(), owners);
   // Those that the scheduler has admitted no longer wait.
   queued_.fetch_sub(static_cast<int64_t>(waiting - scheduler_.waiting()));
+  PublishLoad();
   StepOutput output(host_.config(), host_.weights().mode(), batch, nullptr);
   const Status status = host_.ranks().RunStep(batch, output);
   if (!status.ok()) {
@@ -141,6 +178,7 @@ void Engine::Step() {
     for (Sequence* sequence : owners) Finish(*sequence, FinishReason::kError, status);
     return;
   }
+  PublishTimes();
   for (size_t i = 0; i < owners.size(); ++i) {
     const Extend& extend = batch.extends[i];
     // Kept in the cache whatever is sampled: a step extends every owner by all of its tokens.
@@ -182,7 +220,7 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
   // Before on_token: eos and stop tokens count as completion, though clients do not see them.
   sequence.output.push_back(token);
   if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
-    Finish(sequence, FinishReason::kStop, Status());
+    Finish(sequence, FinishReason::kStop, Status(), *sampled);
     return;
   }
   if (request.on_token) request.on_token(*sampled);
@@ -191,14 +229,17 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
   }
 }
 
-void Engine::Finish(Sequence& sequence, FinishReason reason, Status status) {
+void Engine::Finish(Sequence& sequence, FinishReason reason, Status status,
+                    const TokenOutput& stop_token) {
   // A sequence that ran was counted out in Step.
   if (sequence.stage == Sequence::Stage::kWaiting) queued_.fetch_sub(1);
   const std::unique_ptr<Sequence> owned = scheduler_.Remove(&sequence);
+  PublishLoad();  // who has the result finds its pages free
   const int64_t now = NowNs();
   RequestResult result;
   result.status = std::move(status);
   result.reason = reason;
+  result.stop_token = stop_token;
   result.prompt_tokens = owned->prompt_tokens();
   result.completion_tokens = static_cast<int64_t>(owned->output.size());
   result.timing.queue_seconds =

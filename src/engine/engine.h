@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/queue.h"
 #include "engine/model_host.h"
@@ -30,6 +32,7 @@ class Engine : public RequestSink {
   void Cancel(const std::string& id) override;
   int64_t context_length() const override { return context_length_; }
   bool healthy() const override { return healthy_.load(); }
+  EngineLoad load() const override;
 
   // Refuses new requests from now on, waits until the running ones have ended or the deadline
   // passes; false in the latter case.
@@ -49,8 +52,13 @@ class Engine : public RequestSink {
   void Step();
   // Samples from `logits`, tells the client, and finishes the sequence if it is done.
   void Advance(Sequence& sequence, const float* logits);
-  // Takes the sequence from the scheduler, frees its pages and calls on_finish.
-  void Finish(Sequence& sequence, FinishReason reason, Status status);
+  // Takes the sequence from the scheduler, frees its pages and calls on_finish. `stop_token`: what
+  // was sampled last, with kStop.
+  void Finish(Sequence& sequence, FinishReason reason, Status status,
+              const TokenOutput& stop_token = {.token = -1, .top = {}});
+  // What load() says from now on.
+  void PublishLoad();
+  void PublishTimes();
 
   ModelHost& host_;
   const EngineOptions options_;
@@ -61,6 +69,10 @@ class Engine : public RequestSink {
   Queue<Command> commands_;
   std::atomic<int64_t> queued_{0};      // submitted, not yet running
   std::atomic<int64_t> unfinished_{0};  // submitted, not yet finished
+  std::atomic<int64_t> running_{0};     // as is the next, after PublishLoad
+  std::atomic<int64_t> used_pages_{0};
+  mutable std::mutex rank_seconds_mutex_;
+  std::vector<RankSeconds> rank_seconds_;  // guarded by rank_seconds_mutex_
   std::atomic<bool> healthy_{true};
   std::atomic<bool> draining_{false};
   std::thread thread_;

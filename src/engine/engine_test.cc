@@ -274,6 +274,36 @@ TEST_P(EngineTest, TheQueueTakesAsManyWaitingRequestsAsItSaysBesideTheRunningOne
   EXPECT_EQ(third.finishes(), 1);
 }
 
+TEST_P(EngineTest, TheLoadFollowsTheRequests) {
+  const auto host = LoadHost(Ranks());
+  Engine engine(*host, {.limits = {.max_running_requests = 1}});
+  EXPECT_EQ(engine.load().running, 0);
+  EXPECT_EQ(engine.load().max_total_tokens, 2048);
+  EXPECT_EQ(engine.load().max_running_requests, 1);
+  Client running = MakeClient("running", 70, 3);
+  Client waiting = MakeClient("waiting", 5, 3);
+  running.Hold();
+  ASSERT_TRUE(engine.Submit(running.request()).ok());
+  ASSERT_TRUE(running.WaitForTokens(1));
+  ASSERT_TRUE(engine.Submit(waiting.request()).ok());
+  EXPECT_EQ(engine.load().running, 1);
+  EXPECT_EQ(engine.load().waiting, 1);
+  EXPECT_EQ(engine.load().used_tokens, 128) << "two pages of 64";
+  running.Release();
+  ASSERT_TRUE(running.WaitForFinish());
+  ASSERT_TRUE(waiting.WaitForFinish());
+  EXPECT_EQ(engine.load().running, 0);
+  EXPECT_EQ(engine.load().waiting, 0);
+  EXPECT_EQ(engine.load().used_tokens, 0);
+  const std::vector<RankSeconds> ranks = engine.load().ranks;
+  ASSERT_EQ(ranks.size(), static_cast<size_t>(GetParam()));
+  for (const RankSeconds& rank : ranks) {
+    EXPECT_GT(rank.compute, 0.0);
+    EXPECT_GE(rank.wait, 0.0);
+    EXPECT_EQ(rank.exchange, 0.0) << "without expert parallelism";
+  }
+}
+
 TEST_P(EngineTest, RequestsThatCanNeverBeServedAreRefusedWithTheNumbers) {
   HostSetup setup = Ranks();
   setup.total_tokens = 128;
@@ -332,6 +362,8 @@ TEST_P(EngineTest, StopTokensEndAnAnswerAndAreNotSent) {
   EXPECT_TRUE(stopped.result().status.ok());
   EXPECT_EQ(stopped.tokens(), std::vector<int32_t>(all.begin(), until));
   EXPECT_EQ(stopped.result().completion_tokens, until - all.begin() + 1);
+  EXPECT_EQ(stopped.result().stop_token.token, all[5]);
+  EXPECT_EQ(plain.result().stop_token.token, -1);
 
   // Before min_new_tokens the stop token can't be chosen.
   sampling.min_new_tokens = 12;

@@ -53,6 +53,26 @@ struct RequestResult {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
   RequestTiming timing;
+  // With kStop, the eos or stop token, for which there was no on_token; else token is -1.
+  TokenOutput stop_token = {.token = -1, .top = {}};
+};
+
+// Where a rank's time in steps went, since the start. What is missing to the steps' whole time is
+// between operations.
+struct RankSeconds {
+  double compute = 0.0;
+  double wait = 0.0;      // for other ranks
+  double exchange = 0.0;  // of tokens between experts' ranks
+};
+
+// How much an engine has to do, at a moment between two steps.
+struct EngineLoad {
+  int64_t running = 0;      // requests in prefill or decode
+  int64_t waiting = 0;      // submitted and not yet running
+  int64_t used_tokens = 0;  // of the KV cache, in whole pages
+  int64_t max_total_tokens = 0;
+  int64_t max_running_requests = 0;
+  std::vector<RankSeconds> ranks = {};  // of this host
 };
 
 // Callbacks come from the engine thread, in order, on_finish last and exactly once; they must not
@@ -78,6 +98,8 @@ class RequestSink {
   virtual void Cancel(const std::string& id) = 0;
   virtual int64_t context_length() const = 0;  // prompt + completion, in tokens
   virtual bool healthy() const = 0;            // false: a step failed, the process is about to end
+  // For reports and metrics. From any thread.
+  virtual EngineLoad load() const { return {}; }
 };
 
 }  // namespace causeway
