@@ -137,10 +137,10 @@ HttpServerOptions ListenOptions(const ServeFlags& flags) {
 }
 
 // Lets requests end within --drain-seconds, or until the next signal.
-void DrainAndStop(Engine& engine, OpenAiApi& api, HttpServer& server, SignalWatch& signals,
+void DrainAndStop(Engine& engine, RequestDesk& desk, HttpServer& server, SignalWatch& signals,
                   int64_t drain_seconds) {
   LogLine("draining").Add("drain_seconds", drain_seconds);
-  api.StartDraining();
+  desk.StartDraining();
   server.StopAccepting();
   const Deadline deadline = Deadline::After(std::chrono::seconds(drain_seconds));
   bool drained = engine.Drain(Deadline::AfterMs(0));
@@ -150,7 +150,7 @@ void DrainAndStop(Engine& engine, OpenAiApi& api, HttpServer& server, SignalWatc
   }
   if (!drained) {
     LogLine("cancelling").Add("why", deadline.Passed() ? "drain-seconds passed" : "second signal");
-    api.CancelAll(server.executor());
+    desk.CancelAll(server.executor());
   }
   // After CancelAll or the last answer only bytes to clients are left.
   const bool complete = server.Stop(Deadline::AfterMs(kFlushMs));
@@ -238,9 +238,15 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   // Ended in reverse: no handler without its API, no callback without its engine.
   SignalWatch signals;
   Engine engine(host, engine_options);
-  OpenAiApi api(engine, model, {.api_key = flags.api_key, .on_report = &LogRequest});
-  CAUSEWAY_ASSIGN_OR_RETURN(const auto server,
-                            HttpServer::Listen(ListenOptions(flags), api.Routes()));
+  ServeMetrics metrics({.model_name = model.name,
+                        .max_total_tokens = kv_tokens,
+                        .context_length = model.context_length,
+                        .page_size = kPage});
+  const OpenAiApi openai(model, flags.api_key);
+  RequestDesk desk(engine, metrics, {.on_report = &LogRequest});
+  CAUSEWAY_ASSIGN_OR_RETURN(
+      const auto server,
+      HttpServer::Listen(ListenOptions(flags), metrics.Count(openai.Routes(desk))));
   LogLine("serving")
       .Add("url", server->url())
       .Add("model", model.name)
@@ -262,11 +268,11 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   // A failed step, or a host lost between steps, ends the server: the ranks have no way back.
   while (engine.healthy() && host.ranks().failure().ok()) {
     if (!signals.Wait(kPollMs)) continue;
-    DrainAndStop(engine, api, *server, signals, flags.drain_seconds);
+    DrainAndStop(engine, desk, *server, signals, flags.drain_seconds);
     return Status();
   }
   // The engine has told every request; the answers still have to reach the clients.
-  api.StartDraining();
+  desk.StartDraining();
   server->Stop(Deadline::AfterMs(kFlushMs));
   return InternalError(Text("the ranks can't be used any more; restart. What failed: ",
                             host.ranks().failure().message()));

@@ -8,142 +8,34 @@
 
 #include "net/http_client.h"
 #include "server/fake_tokenizer.h"
+#include "server/scripted_engine.h"
 
 namespace causeway {
 namespace {
 
 using namespace std::chrono_literals;
 
-Deadline Soon() { return Deadline::After(20s); }
-
-// An engine that plays a script from its own thread, one request after another.
-class ScriptedEngine : public RequestSink {
- public:
-  struct Script {
-    std::vector<int32_t> tokens = {};
-    bool repeat = false;           // the tokens over and over, until the limit or a cancel
-    bool wait_for_cancel = false;  // after the tokens
-    int64_t fail_after = -1;       // tokens, then a step fails
-    Status submit = {};            // the answer to Submit
-    std::chrono::milliseconds pace{0};
-  };
-
-  explicit ScriptedEngine(Script script)
-      : script_(std::move(script)), queue_(1000), thread_([this] { Run(); }) {}
-  ~ScriptedEngine() override {
-    queue_.Close();
-    thread_.join();
-  }
-
-  Status Submit(std::shared_ptr<Request> request) override {
-    if (!script_.submit.ok()) return script_.submit;
-    const std::lock_guard lock(mutex_);
-    requests_.push_back(*request);
-    return queue_.TryPush(std::move(request)) ? Status() : Unavailable("full");
-  }
-  void Cancel(const std::string& id) override {
-    const std::lock_guard lock(mutex_);
-    cancelled_.push_back(id);
-  }
-  int64_t context_length() const override { return 1000; }
-  bool healthy() const override { return healthy_.load(); }
-  void Break() { healthy_.store(false); }
-
-  std::vector<Request> requests() {
-    const std::lock_guard lock(mutex_);
-    return requests_;
-  }
-  bool WasCancelled(const std::string& id) {
-    const std::lock_guard lock(mutex_);
-    return std::find(cancelled_.begin(), cancelled_.end(), id) != cancelled_.end();
-  }
-  // False if that does not happen in time.
-  bool WaitForCancel(size_t index) {
-    const Deadline deadline = Soon();
-    while (!deadline.Passed()) {
-      const std::vector<Request> all = requests();
-      if (all.size() > index && WasCancelled(all[index].id)) return true;
-      std::this_thread::sleep_for(1ms);
-    }
-    return false;
-  }
-
- private:
-  void Run() {
-    while (!queue_.closed()) {
-      if (auto request = queue_.Pop(Deadline::AfterMs(100))) Play(**request);
-    }
-  }
-
-  void Play(const Request& request) {
-    RequestResult result;
-    result.prompt_tokens = static_cast<int64_t>(request.prompt.size());
-    result.reason = FinishReason::kStop;
-    const Deadline deadline = Soon();
-    for (size_t i = 0; script_.repeat || i < script_.tokens.size(); ++i) {
-      if (WasCancelled(request.id) || deadline.Passed()) break;
-      if (result.completion_tokens == script_.fail_after) {
-        result.status = InternalError("rank 1 of 2 failed in layer 3");
-        result.reason = FinishReason::kError;
-        request.on_finish(result);
-        return;
-      }
-      if (result.completion_tokens == request.sampling.max_new_tokens) {
-        result.reason = FinishReason::kLength;
-        break;
-      }
-      TokenOutput output;
-      output.token = script_.tokens[i % script_.tokens.size()];
-      output.logprob = -0.5;
-      for (int64_t rank = 0; rank < request.sampling.logprobs; ++rank) {
-        output.top.push_back(
-            {static_cast<int32_t>(output.token + rank), -0.5 - static_cast<double>(rank)});
-      }
-      ++result.completion_tokens;
-      request.on_token(output);
-      if (script_.pace.count() > 0) std::this_thread::sleep_for(script_.pace);
-    }
-    while (script_.wait_for_cancel && !WasCancelled(request.id) && !deadline.Passed()) {
-      std::this_thread::sleep_for(1ms);
-    }
-    if (WasCancelled(request.id)) {
-      result.reason = FinishReason::kCancelled;
-      result.status = Cancelled("the request was cancelled");
-    } else if (result.reason == FinishReason::kStop) {
-      ++result.completion_tokens;  // the end token
-    }
-    request.on_finish(result);
-  }
-
-  const Script script_;
-  std::mutex mutex_;
-  std::vector<Request> requests_;
-  std::vector<std::string> cancelled_;
-  std::atomic<bool> healthy_{true};
-  Queue<std::shared_ptr<Request>> queue_;
-  std::thread thread_;
-};
-
 // A server on a scripted engine.
 class Fixture {
  public:
-  explicit Fixture(ScriptedEngine::Script script, std::string api_key = "")
+  explicit Fixture(ScriptedEngine::Script script, const std::string& api_key = "")
       : engine(std::move(script)),
-        api(engine,
-            {.name = "served",
+        metrics({.model_name = "served"}),
+        api({.name = "served",
              .tokenizer = tokenizer,
              .chat_format = ChatFormat::kV32,
              .context_length = 1000,
              .vocab_size = FakeTokenizer::kVocabulary,
              .bos_token = FakeTokenizer::kBos,
              .max_choices = 8},
-            {.api_key = std::move(api_key), .on_report = [this](const RequestReport& report) {
+            api_key),
+        desk(engine, metrics, {.on_report = [this](const RequestReport& report) {
                const std::lock_guard lock(mutex_);
                reports_.push_back(report);
              }}) {
     HttpServerOptions options;
     options.render_error = &OpenAiApi::RenderError;
-    auto made = HttpServer::Listen(options, api.Routes());
+    auto made = HttpServer::Listen(options, api.Routes(desk));
     EXPECT_TRUE(made.ok()) << made.status().message();
     server = std::move(made).value();
   }
@@ -209,7 +101,9 @@ class Fixture {
 
   FakeTokenizer tokenizer;
   ScriptedEngine engine;
+  ServeMetrics metrics;
   OpenAiApi api;
+  RequestDesk desk;
   std::unique_ptr<HttpServer> server;
 
  private:
@@ -552,7 +446,7 @@ TEST(OpenAiApiTest, ModelsAreListed) {
 TEST(OpenAiApiTest, HealthFollowsTheEngineAndTheDrain) {
   Fixture fixture(Hello());
   EXPECT_EQ(fixture.Call("GET", "/health").status, 200);
-  fixture.api.StartDraining();
+  fixture.desk.StartDraining();
   EXPECT_EQ(fixture.Call("GET", "/health").status, 503);
   EXPECT_EQ(fixture.Call("POST", kCompletions, R"({"prompt": "a"})").status, 503);
   Fixture broken(Hello());
@@ -567,7 +461,7 @@ TEST(OpenAiApiTest, CancelAllEndsStreamsWithAnErrorEvent) {
   ASSERT_TRUE(client.SendBytes(FormatRequest("POST", kCompletions, "h", {}, body), Soon()).ok());
   ASSERT_EQ(client.ReadHead(Soon())->status, 200);
   ASSERT_NE(client.ReadBody(Soon())->find("Hel"), std::string::npos);
-  fixture.api.CancelAll(fixture.server->executor());
+  fixture.desk.CancelAll(fixture.server->executor());
   const std::string event = *client.ReadBody(Soon());
   EXPECT_NE(event.find("shutting down"), std::string::npos) << event;
   EXPECT_EQ(*client.ReadBody(Soon()), "") << "the stream has ended";

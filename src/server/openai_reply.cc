@@ -1,5 +1,3 @@
-// A reply is done exactly once: by Complete (all choices have finished), Fail or Abandon. After
-// that nothing is written and every call is ignored, as tokens may still be on their way to it.
 #include "server/openai_reply.h"
 
 #include <algorithm>
@@ -8,19 +6,25 @@
 namespace causeway {
 namespace {
 
-constexpr double kLeastLogprob = -9999;  // JSON has no infinity
+int64_t CountTokens(const std::vector<std::vector<int32_t>>& prompts) {
+  int64_t tokens = 0;
+  for (const auto& prompt : prompts) tokens += static_cast<int64_t>(prompt.size());
+  return tokens;
+}
 
 }  // namespace
 
 OpenAiReply::OpenAiReply(std::string id, OpenAiRequest request, const ServedModel& model,
                          HttpResponder responder, Clock::time_point arrived)
-    : id_(std::move(id)),
+    : Reply({.id = std::move(id),
+             .endpoint = PathOf(request.endpoint),
+             .choices = request.choices(),
+             .prompt_tokens = CountTokens(request.prompts),
+             .stream = request.stream},
+            std::move(responder), arrived),
       request_(std::move(request)),
       model_(model),
-      responder_(std::move(responder)),
-      created_(static_cast<int64_t>(std::time(nullptr))),
-      arrived_(arrived),
-      unfinished_(request_.choices()) {
+      created_(static_cast<int64_t>(std::time(nullptr))) {
   choices_.reserve(request_.choices());
   for (size_t i = 0; i < request_.choices(); ++i) {
     // Each choice has a text stream of its own: half a character, or half a stop string, of one
@@ -30,12 +34,7 @@ OpenAiReply::OpenAiReply(std::string id, OpenAiRequest request, const ServedMode
                                      .min_tokens = request_.sampling.min_new_tokens,
                                      .reasoning = request_.thinking}));
   }
-  for (const auto& prompt : request_.prompts) {
-    prompt_tokens_ += static_cast<int64_t>(prompt.size());
-  }
 }
-
-std::string OpenAiReply::EngineId(size_t index) const { return Text(id_, "-", index); }
 
 Request OpenAiReply::EngineRequest(size_t index) {
   Request out;
@@ -49,20 +48,8 @@ Request OpenAiReply::EngineRequest(size_t index) {
   return out;
 }
 
-void OpenAiReply::Begin() {
-  if (!request_.stream || begun_) return;
-  begun_ = true;
-  // The last two keep proxies from collecting events before they pass them on.
-  responder_.Begin({.content_type = "text/event-stream",
-                    .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}});
-}
-
-void OpenAiReply::OnToken(size_t index, const TokenOutput& output) {
-  if (!Runs(index)) return;
-  // The first token of whichever choice is first: what a client sees as the time to first token.
-  if (first_token_ == Clock::time_point{}) first_token_ = Clock::now();
+void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
   Choice& choice = choices_[index];
-  ++choice.completion_tokens;
   if (request_.sampling.logprobs >= 0) {
     // The offset is taken before the token's text is pushed: it is where this token begins.
     choice.logprobs.push_back({output, choice.text.characters()});
@@ -81,23 +68,15 @@ void OpenAiReply::OnToken(size_t index, const TokenOutput& output) {
   TextPiece held = choice.text.Flush();
   piece.reasoning += held.reasoning;
   piece.content += held.content;
-  Finish(index, "stop", std::move(piece));
+  EndChoice(index, "stop", std::move(piece));
 }
 
-void OpenAiReply::OnFinish(size_t index, const RequestResult& result) {
-  if (!Runs(index)) return;
-  if (!result.status.ok()) {
-    // One choice's failure is the whole request's: OpenAI's format has no error for a single
-    // choice.
-    Fail(ToApiError(result.status));
-    return;
-  }
+void OpenAiReply::TakeEnd(size_t index, const RequestResult& result) {
   Choice& choice = choices_[index];
-  // A final eos or stop token counts too, for which there was no OnToken.
-  choice.completion_tokens = result.completion_tokens;
   TextPiece tail = choice.text.Flush();
   const bool stopped = choice.text.stopped() || result.reason == FinishReason::kStop;
-  Finish(index, stopped ? "stop" : "length", std::move(tail));
+  const bool aborted = result.reason == FinishReason::kCancelled;
+  EndChoice(index, stopped ? "stop" : aborted ? "abort" : "length", std::move(tail));
 }
 
 void OpenAiReply::Take(Choice& choice, size_t index, TextPiece piece) {
@@ -119,104 +98,54 @@ void OpenAiReply::Take(Choice& choice, size_t index, TextPiece piece) {
   StreamChoice(index, delta, logprobs, nullptr);
 }
 
-void OpenAiReply::Finish(size_t index, const std::string& reason, TextPiece tail) {
+void OpenAiReply::EndChoice(size_t index, const std::string& reason, TextPiece tail) {
   Choice& choice = choices_[index];
   choice.finish = reason;
-  choice.finished = true;
   // The text before the event with finish_reason, which has none.
   if (!tail.empty()) Take(choice, index, std::move(tail));
   if (request_.stream) {
     StreamChoice(index, chat() ? Json::object() : Json(""), Logprobs(choice), reason);
   }
-  if (--unfinished_ == 0) Complete();
+  Finish(index, reason);
 }
 
 void OpenAiReply::Complete() {
-  done_ = true;
-  ended_ = Clock::now();
   if (request_.stream) {
     if (request_.include_usage) {
       Json last = Envelope();
       last["choices"] = Json::array();
       last["usage"] = Usage();
-      SendEvent(last);
+      SendEvent(Dump(last));
     }
     // OpenAI's end of a stream; clients read until it, not until the connection closes.
-    responder_.Write("data: [DONE]\n\n");
-    responder_.End();
+    SendEvent("[DONE]");
+    responder().End();
     return;
   }
   Json answer = Envelope();
   answer["choices"] = Json::array();
   for (size_t i = 0; i < choices_.size(); ++i) answer["choices"].push_back(WholeChoice(i));
   answer["usage"] = Usage();
-  responder_.Send({.body = Dump(answer)});
-}
-
-void OpenAiReply::Fail(const ApiError& error) {
-  if (done_) return;
-  done_ = true;
-  ended_ = Clock::now();
-  http_status_ = error.http_status;
-  error_ = error.message;
-  // After the head of a stream the status is 200 for good: an event is all that can say it.
-  if (begun_) {
-    SendEvent(ErrorJson(error));
-    responder_.End();
-  } else {
-    responder_.Send(ErrorResponse(error));
-  }
-}
-
-void OpenAiReply::Abandon(const ApiError& why) {
-  if (done_) return;
-  done_ = true;
-  ended_ = Clock::now();
-  http_status_ = why.http_status;
-  error_ = why.message;
-}
-
-RequestReport OpenAiReply::Report() const {
-  const auto seconds = [](Clock::duration span) {
-    return std::chrono::duration<double>(span).count();
-  };
-  RequestReport out;
-  out.id = id_;
-  out.endpoint = PathOf(request_.endpoint);
-  out.http_status = http_status_;
-  out.error = error_;
-  out.finish = choices_.front().finish;
-  out.prompt_tokens = prompt_tokens_;
-  for (const Choice& choice : choices_) out.completion_tokens += choice.completion_tokens;
-  out.seconds = seconds(ended_ - arrived_);
-  if (first_token_ != Clock::time_point{}) {
-    out.ttft_seconds = seconds(first_token_ - arrived_);
-    const double decode = seconds(ended_ - first_token_);
-    if (decode > 0) {
-      // The first token belongs to the prefill, so a decode rate counts those after it.
-      out.decode_tokens_per_s = static_cast<double>(out.completion_tokens - 1) / decode;
-    }
-  }
-  return out;
+  responder().Send({.body = Dump(answer)});
 }
 
 Json OpenAiReply::Envelope() const {
   const char* object = !chat()           ? "text_completion"
                        : request_.stream ? "chat.completion.chunk"
                                          : "chat.completion";
-  return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_.name}};
+  return {{"id", id()}, {"object", object}, {"created", created_}, {"model", model_.name}};
 }
 
 Json OpenAiReply::Usage() const {
   int64_t completion = 0;
   int64_t reasoning = 0;
-  for (const Choice& choice : choices_) {
-    completion += choice.completion_tokens;
-    reasoning += choice.text.reasoning_tokens();
+  for (size_t i = 0; i < choices(); ++i) {
+    completion += completion_tokens(i);
+    reasoning += choices_[i].text.reasoning_tokens();
   }
-  Json usage = {{"prompt_tokens", prompt_tokens_},
+  Json usage = {{"prompt_tokens", plan().prompt_tokens},
                 {"completion_tokens", completion},
-                {"total_tokens", prompt_tokens_ + completion}};
+                {"total_tokens", plan().prompt_tokens + completion}};
   if (request_.thinking) usage["completion_tokens_details"] = {{"reasoning_tokens", reasoning}};
   return usage;
 }
@@ -311,7 +240,7 @@ void OpenAiReply::StreamChoice(size_t index, Json content, Json logprobs, Json f
                                          {"logprobs", std::move(its_logprobs)},
                                          {"finish_reason", std::move(its_finish)}}});
     if (request_.include_usage) event["usage"] = nullptr;
-    SendEvent(event);
+    SendEvent(Dump(event));
   };
   // A chat's stream opens with the role, a completion's with the prompt where echo is asked for:
   // both once, before the first text.
@@ -323,10 +252,6 @@ void OpenAiReply::StreamChoice(size_t index, Json content, Json logprobs, Json f
     }
   }
   send(std::move(content), std::move(logprobs), std::move(finish));
-}
-
-void OpenAiReply::SendEvent(const Json& json) {
-  responder_.Write(Text("data: ", Dump(json), "\n\n"));
 }
 
 }  // namespace causeway

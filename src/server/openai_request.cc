@@ -5,7 +5,6 @@
 #include "server/openai_request.h"
 
 #include <algorithm>
-#include <random>
 
 #include "server/field_reader.h"
 
@@ -15,17 +14,9 @@ namespace {
 // What a completion gets without max_tokens, as with OpenAI.
 constexpr int64_t kDefaultCompletionTokens = 16;
 constexpr int64_t kMaxStops = 16;
-constexpr int64_t kMaxChoicesPerPrompt = 128;
 constexpr int64_t kMaxLogprobs = 20;
-constexpr int64_t kMaxStopTokens = 1024;
 constexpr double kMaxTemperature = 100;
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
-
-uint64_t RandomSeed() {
-  // For requests without a seed: two answers to the same prompt shall differ.
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
 
 // One parse: the fields of the request in groups, the first error kept.
 class Parser {
@@ -100,32 +91,8 @@ class Parser {
   }
 
   void ReadStop() {
-    if (const Json* stop = fields_.Any("stop"); stop != nullptr) {
-      // OpenAI allows one string as well as a list.
-      const Json list = stop->is_array() ? *stop : Json::array({*stop});
-      if (list.size() > kMaxStops) {
-        fields_.Fail("stop", Text("stop has ", list.size(), " strings; at most ", kMaxStops,
-                                  " are allowed"));
-        return;
-      }
-      for (const Json& one : list) {
-        if (!one.is_string() || one.get_ref<const std::string&>().empty()) {
-          fields_.Fail("stop", Text("stop holds ", DescribeJson(one),
-                                    "; expected strings that are not empty"));
-          return;
-        }
-        out_.stop.push_back(one.get<std::string>());
-      }
-    }
-    if (const Json* ids = fields_.Any("stop_token_ids"); ids != nullptr) {
-      if (!ids->is_array() || ids->size() > kMaxStopTokens) {
-        fields_.Fail("stop_token_ids",
-                     Text("stop_token_ids is ", DescribeJson(*ids), "; expected a list of at most ",
-                          kMaxStopTokens, " token ids"));
-        return;
-      }
-      out_.sampling.stop_token_ids = ReadTokens(*ids, "stop_token_ids", "stop_token_ids");
-    }
+    out_.stop = ReadStopStrings(fields_, "stop", kMaxStops);
+    out_.sampling.stop_token_ids = ReadStopTokens(fields_, "stop_token_ids", model_.vocab_size);
   }
 
   void ReadStream() {
@@ -141,41 +108,15 @@ class Parser {
     reader.Finish();
   }
 
-  // Ids of the model's vocabulary. `where` is for messages, "prompt[3]".
-  std::vector<int32_t> ReadTokens(const Json& list, std::string_view field,
-                                  const std::string& where) {
-    std::vector<int32_t> out;
-    out.reserve(list.size());
-    for (const Json& id : list) {
-      if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
-          id.get<int64_t>() >= model_.vocab_size) {
-        fields_.Fail(field, Text(where, "[", out.size(), "] is ", DescribeJson(id),
-                                 "; expected a token id 0 to ", model_.vocab_size - 1));
-        return {};
-      }
-      out.push_back(id.get<int32_t>());
-    }
-    return out;
-  }
-
-  std::vector<int32_t> EncodePrompt(const std::string& text) const {
-    std::vector<int32_t> ids = model_.tokenizer.Encode(text);
-    // A prompt that brings the token along, as text of a template may, does not get it twice.
-    if (model_.bos_token >= 0 && (ids.empty() || ids.front() != model_.bos_token)) {
-      ids.insert(ids.begin(), model_.bos_token);
-    }
-    return ids;
-  }
-
   // One string or one list of ids.
   void AddPrompt(const Json& prompt, const std::string& where, bool echo) {
     std::vector<int32_t> ids;
     std::string text;
     if (prompt.is_string()) {
       text = prompt.get<std::string>();
-      ids = EncodePrompt(text);
+      ids = EncodePrompt(model_, text);
     } else if (prompt.is_array()) {
-      ids = ReadTokens(prompt, "prompt", where);
+      ids = ReadTokens(fields_, "prompt", prompt, where, model_.vocab_size);
       // Ids have no text of their own: what they stand for is echoed.
       if (echo) text = model_.tokenizer.Decode(ids);
     } else {

@@ -11,21 +11,10 @@
 #include "server/api_error.h"
 #include "server/field_reader.h"
 #include "server/json.h"
+#include "server/request_fields.h"
 #include "text/chat_format.h"
-#include "text/tokenizer.h"
 
 namespace causeway {
-
-// What requests are checked against. The tokenizer must outlive it.
-struct ServedModel {
-  std::string name;
-  const Tokenizer& tokenizer;
-  ChatFormat chat_format = ChatFormat::kV3;
-  int64_t context_length = 0;  // prompt and answer, in tokens
-  int64_t vocab_size = 0;      // ids of prompts are below this
-  int32_t bos_token = -1;      // before a text prompt that does not start with it; -1: none
-  int64_t max_choices = 512;   // prompts x n of one request
-};
 
 enum class Endpoint { kCompletions, kChat };
 const char* PathOf(Endpoint endpoint);  // "/v1/completions"

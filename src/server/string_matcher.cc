@@ -47,6 +47,7 @@ std::string StringMatcher::Push(std::string_view text) {
     }
     if (match > 0) {
       matched_ = true;
+      match_ = held_.substr(at + 1 - match, match);
       rest_ = held_.substr(at + 1);
       std::string out = held_.substr(0, at + 1 - match);
       held_.clear();

@@ -22,7 +22,8 @@ class StringMatcher {
   std::string Flush();
 
   bool matched() const { return matched_; }
-  const std::string& rest() const { return rest_; }  // what followed the match in its piece
+  const std::string& match() const { return match_; }  // the needle
+  const std::string& rest() const { return rest_; }    // what followed the match in its piece
 
  private:
   struct Needle {
@@ -33,6 +34,7 @@ class StringMatcher {
 
   std::vector<Needle> needles_;
   std::string held_;
+  std::string match_;
   std::string rest_;
   bool matched_ = false;
 };

@@ -19,7 +19,7 @@ int64_t CountCharacters(std::string_view text) {
 TextStream::TextStream(const Tokenizer& tokenizer, Options options)
     : tokenizer_(tokenizer),
       min_tokens_(options.min_tokens),
-      detokenizer_(tokenizer),
+      detokenizer_(tokenizer, options.skip_special),
       stop_(std::move(options.stop)),
       think_end_({kThinkEnd}),
       in_reasoning_(options.reasoning) {}

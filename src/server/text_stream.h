@@ -25,6 +25,7 @@ class TextStream {
     std::vector<std::string> stop = {};  // the answer ends before the first of them
     int64_t min_tokens = 0;              // tokens before this count don't stop
     bool reasoning = false;              // the answer starts inside <think>
+    bool skip_special = true;            // special tokens have no text
   };
   // `tokenizer` must outlive this.
   TextStream(const Tokenizer& tokenizer, Options options);
@@ -36,7 +37,8 @@ class TextStream {
   // What was held back, at the end of the answer.
   TextPiece Flush();
 
-  bool stopped() const { return stop_.matched(); }  // a stop string has come
+  bool stopped() const { return stop_.matched(); }           // a stop string has come
+  const std::string& stop() const { return stop_.match(); }  // which one
   int64_t tokens() const { return tokens_; }
   int64_t reasoning_tokens() const { return reasoning_tokens_; }
   // Complete characters of the answer so far, held back ones included.

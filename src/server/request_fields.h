@@ -1,0 +1,45 @@
+// Fields that requests of several APIs have in common.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/field_reader.h"
+#include "text/chat_format.h"
+#include "text/tokenizer.h"
+
+namespace causeway {
+
+// What requests are checked against. The tokenizer must outlive it.
+struct ServedModel {
+  std::string name;
+  const Tokenizer& tokenizer;
+  ChatFormat chat_format = ChatFormat::kV3;
+  int64_t context_length = 0;  // prompt and answer, in tokens
+  int64_t vocab_size = 0;      // ids of prompts are below this
+  int32_t bos_token = -1;      // before a text prompt that does not start with it; -1: none
+  int64_t max_choices = 512;   // prompts x n of one request
+};
+
+constexpr int64_t kMaxChoicesPerPrompt = 128;
+
+uint64_t RandomSeed();
+// 24 hexadecimal digits that no other request has.
+std::string RandomName();
+
+// Ids of the model's vocabulary; none after an error. `where` is for messages, "prompt[3]".
+std::vector<int32_t> ReadTokens(FieldReader& fields, std::string_view field, const Json& list,
+                                const std::string& where, int64_t vocab_size);
+
+// One string or a list of at most `max` of them, none empty.
+std::vector<std::string> ReadStopStrings(FieldReader& fields, std::string_view field, int64_t max);
+
+std::vector<int32_t> ReadStopTokens(FieldReader& fields, std::string_view field,
+                                    int64_t vocab_size);
+
+// A text prompt's ids, with the BOS token in front.
+std::vector<int32_t> EncodePrompt(const ServedModel& model, const std::string& text);
+
+}  // namespace causeway
