@@ -346,7 +346,7 @@ TEST_F(Commands, ServeAnswersAndEndsCleanlyOnSigterm) {
   const std::string model = MakeTinyModel();
   Program server(CAUSEWAY_BINARY, files_.path(),
                  {"serve", "--model-path", model, "--port", "0", "--cp-size", "2",
-                  "--served-model-name", "tiny"});
+                  "--served-model-name", "tiny", "--enable-metrics"});
   // The start-up line names the URL.
   const Deadline deadline = Deadline::AfterMs(kDeadlineMs);
   int port = 0;
@@ -372,6 +372,29 @@ TEST_F(Commands, ServeAnswersAndEndsCleanlyOnSigterm) {
   ASSERT_TRUE(json.is_object()) << reply->body;
   EXPECT_EQ(json.at("usage").at("completion_tokens"), 5);
   EXPECT_EQ(json.at("choices").at(0).at("finish_reason"), "length");
+
+  // The native API gives the same text, and the metrics have counted both.
+  const auto native = client->Call("POST", "/generate",
+                                   R"({"text":"two and two","sampling_params":)"
+                                   R"({"max_new_tokens":5,"ignore_eos":true,"temperature":0}})",
+                                   deadline);
+  ASSERT_TRUE(native.ok()) << native.status().message();
+  const auto answer = nlohmann::json::parse(native->body, nullptr, false);
+  ASSERT_TRUE(answer.is_object()) << native->body;
+  EXPECT_EQ(answer.at("text"), json.at("choices").at(0).at("text"));
+  EXPECT_EQ(answer.at("output_ids").size(), 5u);
+  const auto metrics = client->Call("GET", "/metrics", "", deadline);
+  ASSERT_TRUE(metrics.ok()) << metrics.status().message();
+  for (const char* line :
+       {"sglang:generation_tokens_total{model_name=\"tiny\",is_streaming=\"false\"} 10.0\n",
+        "sglang:num_requests_total{model_name=\"tiny\",is_streaming=\"false\"} 2.0\n"}) {
+    EXPECT_NE(metrics->body.find(line), std::string::npos) << line << metrics->body;
+  }
+  const auto info = client->Call("GET", "/server_info", "", deadline);
+  ASSERT_TRUE(info.ok()) << info.status().message();
+  const auto state = nlohmann::json::parse(info->body, nullptr, false).at("internal_states").at(0);
+  EXPECT_GT(state.at("memory_usage").at("token_capacity"), 0);
+  EXPECT_EQ(state.at("num_running_reqs"), 0);
   server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait(deadline), 0) << server.Stderr();
 }

@@ -13,6 +13,7 @@
 #include "app/text_model.h"
 #include "engine/engine.h"
 #include "net/http_server.h"
+#include "server/native_api.h"
 #include "server/openai_api.h"
 
 namespace causeway {
@@ -20,6 +21,7 @@ namespace {
 
 constexpr int64_t kPollMs = 200;
 constexpr int64_t kFlushMs = 3000;  // for the last bytes of answers
+constexpr double kGigabyte = 1 << 30;
 
 // SIGINT and SIGTERM as something to wait for, as long as this lives. One at a time: a signal
 // handler can reach nothing but a global.
@@ -127,6 +129,37 @@ const char* NameOf(ChatFormat format) {
   return "unknown";
 }
 
+// What /model_info and /server_info say.
+NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags) {
+  const ModelFlags& model = flags.model;
+  NativeOptions out;
+  out.api_key = flags.api_key;
+  out.model_path = model.model_path;
+  out.tokenizer_path = flags.tokenizer_path.empty() ? model.model_path : flags.tokenizer_path;
+  out.model_type = host.config().model_type;
+  out.version = CAUSEWAY_VERSION;
+  out.weight_gb = static_cast<double>(host.weights().packed_bytes()) / kGigabyte;
+  out.kv_cache_gb = static_cast<double>(host.cache().bytes()) / kGigabyte;
+  out.enable_metrics = flags.enable_metrics;
+  // Those that SGLang has too, by its names.
+  out.server_args = {{"dtype", model.dtype},
+                     {"kv_cache_dtype", model.kv_cache_dtype},
+                     {"tp_size", model.tp > 0 ? model.tp : model.cp_size * model.dp_size},
+                     {"attn_cp_size", model.cp_size},
+                     {"dp_size", model.dp_size},
+                     {"nnodes", model.nnodes},
+                     {"page_size", kPage},
+                     {"chunked_prefill_size", model.chunked_prefill_size},
+                     {"max_running_requests", flags.max_running_requests},
+                     {"max_queued_requests", flags.max_queued_requests},
+                     {"host", flags.host},
+                     {"port", flags.port},
+                     {"device", "cpu"},
+                     {"disaggregation_mode", "null"},
+                     {"disable_radix_cache", true}};
+  return out;
+}
+
 // Errors of the HTTP server itself look like those of the API.
 HttpServerOptions ListenOptions(const ServeFlags& flags) {
   HttpServerOptions options;
@@ -200,6 +233,8 @@ void ServeFlags::Register(CLI::App& app) {
   app.add_option("--served-model-name", served_model_name,
                  "The model's name in the API; default: --model-path as given");
   app.add_option("--api-key", api_key, "Ask clients for this key (Authorization: Bearer KEY)");
+  app.add_flag("--enable-metrics", enable_metrics,
+               "Answer /metrics, in Prometheus' text format; default: off");
   app.add_option("--max-running-requests", max_running_requests,
                  "Requests in prefill or decode at once")
       ->check(CLI::PositiveNumber)
@@ -243,10 +278,13 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
                         .context_length = model.context_length,
                         .page_size = kPage});
   const OpenAiApi openai(model, flags.api_key);
+  const NativeApi native(model, DescribeServer(host, flags));
   RequestDesk desk(engine, metrics, {.on_report = &LogRequest});
+  std::vector<HttpRoute> routes = openai.Routes(desk);
+  for (HttpRoute& route : native.Routes(desk)) routes.push_back(std::move(route));
   CAUSEWAY_ASSIGN_OR_RETURN(
       const auto server,
-      HttpServer::Listen(ListenOptions(flags), metrics.Count(openai.Routes(desk))));
+      HttpServer::Listen(ListenOptions(flags), metrics.Count(std::move(routes))));
   LogLine("serving")
       .Add("url", server->url())
       .Add("model", model.name)
@@ -262,6 +300,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .Add("max_queued_requests", flags.max_queued_requests)
       .Add("chat_template", NameOf(format))
       .Add("api_key", flags.api_key.empty() ? "none" : "set")
+      .Add("metrics", flags.enable_metrics ? "on" : "off")
       .AddSeconds("load_s", host.load_seconds());
   announce(server->url());
 
@@ -280,7 +319,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
 
 void AddServe(CLI::App& app, Run& run) {
   auto flags = std::make_shared<ServeFlags>();
-  CLI::App* command = app.add_subcommand("serve", "Serve a model over HTTP (OpenAI's API)");
+  CLI::App* command =
+      app.add_subcommand("serve", "Serve a model over HTTP (OpenAI's and SGLang's APIs)");
   flags->Register(*command);
   command->callback([flags, &run] { run = [flags] { return RunServe(*flags); }; });
 }

@@ -22,6 +22,7 @@ struct ServeFlags {
   int64_t max_running_requests = 64;
   int64_t max_queued_requests = 512;
   int64_t drain_seconds = 30;
+  bool enable_metrics = false;
 
   void Register(CLI::App& app);
 };
