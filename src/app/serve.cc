@@ -152,8 +152,6 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags) {
                      {"chunked_prefill_size", model.chunked_prefill_size},
                      {"max_running_requests", flags.max_running_requests},
                      {"max_queued_requests", flags.max_queued_requests},
-                     {"host", flags.host},
-                     {"port", flags.port},
                      {"device", "cpu"},
                      {"disaggregation_mode", "null"},
                      {"disable_radix_cache", true}};
