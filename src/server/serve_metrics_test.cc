@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <regex>
 #include <set>
 
 namespace causeway {
@@ -134,13 +133,21 @@ TEST(ServeMetricsTest, RoutesCountTheirRequests) {
 TEST(ServeMetricsTest, EverySeriesIsWellFormedAndUnique) {
   ServeMetrics metrics(Server());
   std::string text = metrics.Render({}, kStart);
-  const std::regex line(R"(# (HELP|TYPE) [a-z:0-9_]+ .+|[a-z0-9_:]+(\{[^ ]*\})? [0-9.e+-]+)");
   std::set<std::string> seen;
   while (!text.empty()) {
-    const std::string one = text.substr(0, text.find('\n'));
-    text.erase(0, one.size() + 1);
-    EXPECT_TRUE(std::regex_match(one, line)) << one;
-    EXPECT_TRUE(seen.insert(one.substr(0, one.rfind(' '))).second || one[0] == '#') << one;
+    const std::string line = text.substr(0, text.find('\n'));
+    text.erase(0, line.size() + 1);
+    if (line.starts_with("# HELP sglang:") || line.starts_with("# TYPE sglang:")) continue;
+    const size_t space = line.rfind(' ');
+    ASSERT_NE(space, std::string::npos) << line;
+    const std::string series = line.substr(0, space);
+    EXPECT_TRUE(series.starts_with("sglang:")) << line;
+    EXPECT_NE(series.find("{model_name=\"m\""), std::string::npos) << line;
+    EXPECT_EQ(series.find(' '), std::string::npos) << line;
+    EXPECT_TRUE(seen.insert(series).second) << line;
+    size_t read = 0;
+    std::stod(line.substr(space + 1), &read);
+    EXPECT_EQ(read, line.size() - space - 1) << line;
   }
   EXPECT_GT(seen.size(), 100u);
 }
