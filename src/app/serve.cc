@@ -208,6 +208,15 @@ void ServeFlags::Register(CLI::App& app) {
                  "Requests accepted and not yet answered; more get 503")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
+  app.add_option(
+         "--schedule-conservativeness", schedule_conservativeness,
+         "Pages of 64 tokens that stay free for the answer of each running request when one "
+         "more is admitted; more: fewer run, and fewer are retracted")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app.add_flag(
+      "--disable-radix-cache", disable_radix_cache,
+      "Compute every prompt in whole, whatever other requests have computed; default: off");
   app.add_option("--drain-seconds", drain_seconds,
                  "After SIGINT or SIGTERM: how long requests may go on; a second signal ends them")
       ->check(CLI::Range(0, 86'400))
@@ -231,7 +240,9 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;
+  engine_options.limits.schedule_conservativeness = flags.schedule_conservativeness;
   engine_options.max_queued_requests = flags.max_queued_requests;
+  engine_options.prefix_cache = !flags.disable_radix_cache;
   // Ids without text, beyond the tokenizer's, are never sampled.
   engine_options.vocab_limit = tokenizer.size();
 
@@ -254,6 +265,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .Add("chunked_prefill_size", flags.model.chunked_prefill_size)
       .Add("max_running_requests", flags.max_running_requests)
       .Add("max_queued_requests", flags.max_queued_requests)
+      .Add("schedule_conservativeness", flags.schedule_conservativeness)
+      .Add("radix_cache", flags.disable_radix_cache ? "off" : "on")
       .Add("chat_template", NameOf(format))
       .Add("api_key", flags.api_key.empty() ? "none" : "set")
       .AddSeconds("load_s", host.load_seconds());

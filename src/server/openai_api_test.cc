@@ -79,6 +79,7 @@ class ScriptedEngine : public RequestSink {
     RequestResult result;
     result.prompt_tokens = static_cast<int64_t>(request.prompt.size());
     result.reason = FinishReason::kStop;
+    result.cached_tokens = result.prompt_tokens - 1;
     const Deadline deadline = Soon();
     for (size_t i = 0; script_.repeat || i < script_.tokens.size(); ++i) {
       if (WasCancelled(request.id) || deadline.Passed()) break;
@@ -95,6 +96,7 @@ class ScriptedEngine : public RequestSink {
       TokenOutput output;
       output.token = script_.tokens[i % script_.tokens.size()];
       output.logprob = -0.5;
+      output.cached_tokens = result.cached_tokens;
       for (int64_t rank = 0; rank < request.sampling.logprobs; ++rank) {
         output.top.push_back(
             {static_cast<int32_t>(output.token + rank), -0.5 - static_cast<double>(rank)});
@@ -237,7 +239,8 @@ TEST(OpenAiApiTest, ACompletionHasOpenAisShape) {
   EXPECT_EQ(answer["model"], "served");
   EXPECT_EQ(Dump(answer["choices"]),
             R"([{"index":0,"text":"Hello world","logprobs":null,"finish_reason":"stop"}])");
-  EXPECT_EQ(Dump(answer["usage"]), R"({"prompt_tokens":3,"completion_tokens":5,"total_tokens":8})");
+  EXPECT_EQ(Dump(answer["usage"]), R"({"prompt_tokens":3,"completion_tokens":5,"total_tokens":8,)"
+                                   R"("prompt_tokens_details":{"cached_tokens":2}})");
   const std::vector<Request> requests = fixture.engine.requests();
   ASSERT_EQ(requests.size(), 1u);
   EXPECT_EQ(requests[0].prompt, fixture.tokenizer.Encode("<bos>hi", true));
@@ -321,6 +324,7 @@ TEST(OpenAiApiTest, StopStringsAcrossTokensEndTheAnswerBeforeThem) {
       EXPECT_EQ(answer["choices"][0]["text"], "Hell");
       EXPECT_EQ(answer["choices"][0]["finish_reason"], "stop");
       EXPECT_EQ(answer["usage"]["completion_tokens"], 3) << "with the tokens of the stop string";
+      EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
     }
     EXPECT_TRUE(fixture.engine.WaitForCancel(0));
   }
@@ -360,6 +364,7 @@ TEST(OpenAiApiTest, SeveralPromptsAndChoicesAreNumberedPromptByPrompt) {
     EXPECT_EQ(answer["choices"][i]["text"], i < 2 ? "aHello world" : "bcHello world");
   }
   EXPECT_EQ(answer["usage"]["prompt_tokens"], 5) << "each prompt once";
+  EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 3) << "each prompt once";
   EXPECT_EQ(answer["usage"]["completion_tokens"], 20);
   const std::vector<Request> requests = fixture.engine.requests();
   ASSERT_EQ(requests.size(), 4u);

@@ -63,6 +63,7 @@ void OpenAiReply::OnToken(size_t index, const TokenOutput& output) {
   if (first_token_ == Clock::time_point{}) first_token_ = Clock::now();
   Choice& choice = choices_[index];
   ++choice.completion_tokens;
+  choice.cached_tokens = output.cached_tokens;
   if (request_.sampling.logprobs >= 0) {
     // The offset is taken before the token's text is pushed: it is where this token begins.
     choice.logprobs.push_back({output, choice.text.characters()});
@@ -95,6 +96,7 @@ void OpenAiReply::OnFinish(size_t index, const RequestResult& result) {
   Choice& choice = choices_[index];
   // A final eos or stop token counts too, for which there was no OnToken.
   choice.completion_tokens = result.completion_tokens;
+  choice.cached_tokens = result.cached_tokens;
   TextPiece tail = choice.text.Flush();
   const bool stopped = choice.text.stopped() || result.reason == FinishReason::kStop;
   Finish(index, stopped ? "stop" : "length", std::move(tail));
@@ -207,6 +209,16 @@ Json OpenAiReply::Envelope() const {
   return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_.name}};
 }
 
+// Prompts count once, however many choices answer them: the first of each, as the others may find
+// what it has computed.
+int64_t OpenAiReply::CachedTokens() const {
+  int64_t cached = 0;
+  for (size_t i = 0; i < choices_.size(); i += static_cast<size_t>(request_.n)) {
+    cached += choices_[i].cached_tokens;
+  }
+  return cached;
+}
+
 Json OpenAiReply::Usage() const {
   int64_t completion = 0;
   int64_t reasoning = 0;
@@ -216,7 +228,8 @@ Json OpenAiReply::Usage() const {
   }
   Json usage = {{"prompt_tokens", prompt_tokens_},
                 {"completion_tokens", completion},
-                {"total_tokens", prompt_tokens_ + completion}};
+                {"total_tokens", prompt_tokens_ + completion},
+                {"prompt_tokens_details", {{"cached_tokens", CachedTokens()}}}};
   if (request_.thinking) usage["completion_tokens_details"] = {{"reasoning_tokens", reasoning}};
   return usage;
 }

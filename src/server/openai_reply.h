@@ -77,7 +77,8 @@ class OpenAiReply {
     std::vector<Logprob> logprobs;  // not yet sent
     std::string finish;             // "stop", "length"
     int64_t completion_tokens = 0;
-    bool started = false;  // something of it has been streamed
+    int64_t cached_tokens = 0;  // of its prompt
+    bool started = false;       // something of it has been streamed
     bool finished = false;
   };
 
@@ -91,6 +92,7 @@ class OpenAiReply {
   // JSON.
   Json Envelope() const;  // id, object, created, model
   Json Usage() const;
+  int64_t CachedTokens() const;
   Json Logprobs(Choice& choice) const;  // and forgets them
   Json TokenJson(int32_t token, double logprob) const;
   std::string LegacyToken(int32_t token) const;
