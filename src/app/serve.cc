@@ -208,6 +208,11 @@ void ServeFlags::Register(CLI::App& app) {
                  "Requests accepted and not yet answered; more get 503")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
+  app.add_option("--schedule-policy", schedule_policy,
+                 "Who runs next: fcfs, first come first served, or lpm, the longest prefix in the "
+                 "cache first, which may starve others")
+      ->check(CLI::IsMember({"fcfs", "lpm"}))
+      ->capture_default_str();
   app.add_option(
          "--schedule-conservativeness", schedule_conservativeness,
          "Pages of 64 tokens that stay free for the answer of each running request when one "
@@ -240,6 +245,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;
+  engine_options.limits.policy =
+      flags.schedule_policy == "lpm" ? SchedulePolicy::kLpm : SchedulePolicy::kFcfs;
   engine_options.limits.schedule_conservativeness = flags.schedule_conservativeness;
   engine_options.max_queued_requests = flags.max_queued_requests;
   engine_options.prefix_cache = !flags.disable_radix_cache;
@@ -265,6 +272,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .Add("chunked_prefill_size", flags.model.chunked_prefill_size)
       .Add("max_running_requests", flags.max_running_requests)
       .Add("max_queued_requests", flags.max_queued_requests)
+      .Add("schedule_policy", flags.schedule_policy)
       .Add("schedule_conservativeness", flags.schedule_conservativeness)
       .Add("radix_cache", flags.disable_radix_cache ? "off" : "on")
       .Add("chat_template", NameOf(format))

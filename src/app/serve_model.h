@@ -21,6 +21,7 @@ struct ServeFlags {
   std::string api_key;
   int64_t max_running_requests = 64;
   int64_t max_queued_requests = 512;
+  std::string schedule_policy = "fcfs";
   double schedule_conservativeness = 1.0;
   bool disable_radix_cache = false;
   int64_t drain_seconds = 30;

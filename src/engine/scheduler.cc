@@ -9,6 +9,8 @@
 namespace causeway {
 namespace {
 
+constexpr size_t kLpmWindow = 128;  // waiting sequences whose prefixes are compared
+
 int64_t PagesOf(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
 
 }  // namespace
@@ -180,16 +182,34 @@ int64_t Scheduler::Reserve() const {
   return reserve;
 }
 
+size_t Scheduler::NextToAdmit() const {
+  if (limits_.policy == SchedulePolicy::kFcfs || waiting_.front()->retractions > 0) return 0;
+  size_t best = 0;
+  int64_t longest = 0;
+  std::vector<int32_t> memory;
+  for (size_t i = 0; i < std::min(waiting_.size(), kLpmWindow); ++i) {
+    const Sequence& next = *waiting_[i];
+    for (int32_t group = 0; group < (rules_.places.empty() ? 1 : groups_); ++group) {
+      const int64_t hit = tree_.Match({PlaceOf(group), IdsOf(next, next.tokens() - 1, memory)});
+      if (hit <= longest) continue;
+      longest = hit;
+      best = i;
+    }
+  }
+  return best;
+}
+
 void Scheduler::Admit(int64_t now_ns) {
   // At least one runs whatever the limit says, or nothing would ever end.
   while (!waiting_.empty() && static_cast<int64_t>(running_.size()) <
                                   std::max<int64_t>(1, limits_.max_running_requests)) {
-    Sequence& next = *waiting_.front();
+    const size_t place = NextToAdmit();
+    Sequence& next = *waiting_[place];
     next.dp = ChooseGroup(next);
     // Locked before pages are counted, or it might be evicted for the rest.
     const int64_t hit = UsePrefix(next);
     const int64_t missing = PagesOf(next.tokens()) - next.shared;
-    // First come, first served: a smaller one behind it must not starve it.
+    // Whose turn it is keeps it: a smaller one behind it must not starve it.
     if (missing + Reserve() > pages_.available() + tree_.evictable_pages()) {
       Release(next, 0);
       next.cached = 0;
@@ -202,8 +222,8 @@ void Scheduler::Admit(int64_t now_ns) {
       next.admitted_ns = now_ns;
       counters_.prompt_tokens += next.prompt_tokens();
     }
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+    running_.push_back(std::move(waiting_[place]));
+    waiting_.erase(waiting_.begin() + static_cast<int64_t>(place));
   }
 }
 

@@ -53,6 +53,11 @@ struct Sequence {
   int64_t tokens_ahead() const { return tokens() - cached; }
 };
 
+// Who is admitted next, of those that have not been retracted: the first that came, or the one with
+// the longest prefix in the cache among the first 128 (the first of equals), which may starve
+// others.
+enum class SchedulePolicy { kFcfs, kLpm };
+
 struct SchedulerLimits {
   // Tokens of a step, over all data-parallel groups, those of decoding sequences not counted;
   // <= 0: no limit.
@@ -61,6 +66,7 @@ struct SchedulerLimits {
   // Pages of 64 tokens that stay free at an admission for the answer of every running sequence, or
   // as many as it still needs: more means fewer retractions and fewer that run.
   double schedule_conservativeness = 1.0;
+  SchedulePolicy policy = SchedulePolicy::kFcfs;
 };
 
 // Which requests may read which pages: those whose bits they would have written themselves.
@@ -103,9 +109,9 @@ class Scheduler {
 
   // First a page for each decoding sequence that needs one, the oldest first: where none is left,
   // the youngest running sequence is retracted. It waits again, before all others, and keeps its
-  // output. Then admits waiting sequences, first come first served, as long as pages and limits
-  // allow; then one extend for every decoding sequence, and chunks of the others within the token
-  // budget, oldest first. owners[i] owns batch.extends[i]. Empty only if idle().
+  // output. Then admits waiting sequences, one after another by the policy, as long as pages and
+  // limits allow; then one extend for every decoding sequence, and chunks of the others within the
+  // token budget, oldest first. owners[i] owns batch.extends[i]. Empty only if idle().
   //
   // An admitted sequence joins the data-parallel group with the fewest tokens ahead, counting its
   // own that are not cached there, the lowest of equals, and stays there: only that group is sure
@@ -149,6 +155,8 @@ class Scheduler {
   void GrowDecoding();
   void RetractYoungest();
   void Admit(int64_t now_ns);
+  // The place among the waiting ones of who is next.
+  size_t NextToAdmit() const;
   // Pages that should stay free for the running ones.
   int64_t Reserve() const;
 

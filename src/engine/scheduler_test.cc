@@ -403,6 +403,32 @@ TEST_F(SchedulerTest, ConservativenessKeepsPagesFreeForAnswers) {
   }
 }
 
+TEST_F(SchedulerTest, TheLongestPrefixGoesFirstWhereThePolicySaysSo) {
+  for (const auto policy : {SchedulePolicy::kFcfs, SchedulePolicy::kLpm}) {
+    Start(40, {.max_running_requests = 1, .policy = policy});
+    Add("first", 200, 1, 5000);
+    RunAll();
+    Add("a", 150, 1);
+    Add("b", 100, 1, 5000);
+    Add("c", 200, 1, 5000);
+    Add("d", 220, 1, 5000);
+    std::string order;
+    while (!scheduler_->idle()) order += Step().substr(0, 1);
+    EXPECT_EQ(order, policy == SchedulePolicy::kFcfs ? "abcd" : "cdba");
+  }
+}
+
+TEST_F(SchedulerTest, ARetractedRequestGoesBeforeAnyPrefix) {
+  Start(4, {.schedule_conservativeness = 0, .policy = SchedulePolicy::kLpm});
+  Add("a", 60, 190);
+  Add("b", 100, 100);
+  while (scheduler_->counters().retractions == 0) ASSERT_NE(Step(), "");
+  Add("c", 65, 1, scheduler_->Find("b")->request->prompt[0]);  // all of it but a token is cached
+  while (scheduler_->Find("a") != nullptr) EXPECT_EQ(Step().substr(0, 1), "a");
+  EXPECT_EQ(Step().substr(0, 1), "b");
+  RunAll();
+}
+
 TEST_F(SchedulerTest, AHitCountsOnlyWhereTheGroupHasTheKeysAndDrawsARequestThere) {
   Start(20, {}, /*groups=*/3, {.places = {"host 0", "host 1", "host 1"}});
   Add("a", 10, 2);
