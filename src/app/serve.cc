@@ -208,6 +208,11 @@ void ServeFlags::Register(CLI::App& app) {
                  "Requests accepted and not yet answered; more get 503")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
+  app.add_option("--decode-gap-ms", decode_gap_ms,
+                 "While requests decode, prompts get as many tokens of a step as keep it within "
+                 "this time, at least 16; 0: up to --chunked-prefill-size")
+      ->check(CLI::Range(0, 3'600'000))
+      ->capture_default_str();
   app.add_option("--schedule-policy", schedule_policy,
                  "Who runs next: fcfs, first come first served, or lpm, the longest prefix in the "
                  "cache first, which may starve others")
@@ -245,6 +250,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;
+  engine_options.limits.decode_gap_ns = flags.decode_gap_ms * 1'000'000;
   engine_options.limits.policy =
       flags.schedule_policy == "lpm" ? SchedulePolicy::kLpm : SchedulePolicy::kFcfs;
   engine_options.limits.schedule_conservativeness = flags.schedule_conservativeness;
@@ -272,6 +278,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .Add("chunked_prefill_size", flags.model.chunked_prefill_size)
       .Add("max_running_requests", flags.max_running_requests)
       .Add("max_queued_requests", flags.max_queued_requests)
+      .Add("decode_gap_ms", flags.decode_gap_ms)
       .Add("schedule_policy", flags.schedule_policy)
       .Add("schedule_conservativeness", flags.schedule_conservativeness)
       .Add("radix_cache", flags.disable_radix_cache ? "off" : "on")

@@ -9,7 +9,8 @@
 namespace causeway {
 namespace {
 
-constexpr size_t kLpmWindow = 128;  // waiting sequences whose prefixes are compared
+constexpr int64_t kLeastBudget = 16;  // tokens of a step, however long they take
+constexpr size_t kLpmWindow = 128;    // waiting sequences whose prefixes are compared
 
 int64_t PagesOf(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
 
@@ -227,13 +228,31 @@ void Scheduler::Admit(int64_t now_ns) {
   }
 }
 
+int64_t Scheduler::Budget(int64_t now_ns) {
+  const int64_t most = limits_.chunked_prefill_size > 0 ? limits_.chunked_prefill_size
+                                                        : std::numeric_limits<int64_t>::max();
+  // All of a step's time goes to its budgeted tokens: the more the decoding ones take of it, the
+  // fewer fit, and the estimate settles where both together take the time that is allowed.
+  if (last_budgeted_ > 0) {
+    token_ns_ = static_cast<double>(now_ns - last_ns_) / static_cast<double>(last_budgeted_);
+  }
+  const bool decoding = std::any_of(running_.begin(), running_.end(), [](const auto& sequence) {
+    return sequence->stage == Sequence::Stage::kDecode;
+  });
+  if (limits_.decode_gap_ns <= 0 || !decoding) return most;
+  const double fit = token_ns_ > 0.0 ? static_cast<double>(limits_.decode_gap_ns) / token_ns_ : 0.0;
+  return fit < static_cast<double>(most)
+             ? std::min(most, std::max(kLeastBudget, static_cast<int64_t>(fit)))
+             : most;
+}
+
 Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
   GrowDecoding();
   Admit(now_ns);
   Batch batch;
   owners.clear();
-  int64_t budget = limits_.chunked_prefill_size > 0 ? limits_.chunked_prefill_size
-                                                    : std::numeric_limits<int64_t>::max();
+  const int64_t whole_budget = Budget(now_ns);
+  int64_t budget = whole_budget;
   // In order of admission: the oldest gets the budget first. Decoding ones do not count into it.
   for (const auto& sequence : running_) {
     const bool decoding = sequence->stage == Sequence::Stage::kDecode;
@@ -263,6 +282,8 @@ Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
     batch.extends.push_back(std::move(extend));
     owners.push_back(sequence.get());
   }
+  last_ns_ = now_ns;
+  last_budgeted_ = whole_budget - budget;
   return batch;
 }
 

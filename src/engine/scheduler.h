@@ -67,6 +67,9 @@ struct SchedulerLimits {
   // as many as it still needs: more means fewer retractions and fewer that run.
   double schedule_conservativeness = 1.0;
   SchedulePolicy policy = SchedulePolicy::kFcfs;
+  // While some sequence decodes, prompts get as many tokens of a step, at least 16, as fit in this
+  // time, going by the last step with any: what a client waits between two tokens. 0: no limit.
+  int64_t decode_gap_ns = 0;
 };
 
 // Which requests may read which pages: those whose bits they would have written themselves.
@@ -157,6 +160,8 @@ class Scheduler {
   void Admit(int64_t now_ns);
   // The place among the waiting ones of who is next.
   size_t NextToAdmit() const;
+  // Tokens of the step that begins now, those of decoding sequences not counted.
+  int64_t Budget(int64_t now_ns);
   // Pages that should stay free for the running ones.
   int64_t Reserve() const;
 
@@ -166,6 +171,9 @@ class Scheduler {
   SharingRules rules_;
   RadixCache tree_{kPage};
   SchedulerCounters counters_;
+  int64_t last_ns_ = 0;        // when the last step began
+  int64_t last_budgeted_ = 0;  // the tokens of it that count into the budget
+  double token_ns_ = 0.0;      // what one took in the last step that had any; 0: not known
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
 };

@@ -204,6 +204,40 @@ TEST_F(SchedulerTest, TheTokenBudgetGoesToTheOldestPromptsAndDecodingIsNeverStar
   EXPECT_EQ(Step(), "a:d32 b:d46 c:75+50");
 }
 
+TEST_F(SchedulerTest, ChunksShrinkUntilDecodingWaitsNoLongerThanAllowed) {
+  constexpr int64_t kTokenNs = 1'000'000;
+  for (const int64_t decode_ns : {0, 5'000'000, 90'000'000, 300'000'000}) {
+    Start(200, {.chunked_prefill_size = 1000, .decode_gap_ns = 100'000'000});
+    Add("a", 50, 500);
+    Add("long", 6000, 5);
+    int64_t now = 1'000'000'000;
+    int64_t steps = 0;
+    for (; scheduler_->Find("long") != nullptr; ++steps) {
+      ASSERT_LT(steps, 6000 / 16 + 20);
+      std::vector<Sequence*> owners;
+      const Batch batch = scheduler_->Next(now, owners);
+      const bool decodes = batch.extends[0].decode;
+      int64_t tokens = 0;
+      for (size_t i = 0; i < owners.size(); ++i) {
+        const Extend& e = batch.extends[i];
+        if (!e.decode) tokens += static_cast<int64_t>(e.tokens.size());
+        scheduler_->Computed(*owners[i], e.end());
+        if (e.logits == LogitsWanted::kNone) continue;
+        owners[i]->stage = Stage::kDecode;
+        owners[i]->output.push_back(7);
+        if (owners[i]->output.size() == 5 && i == 1) scheduler_->Remove(owners[i]);
+      }
+      const int64_t took = tokens * kTokenNs + (decodes ? decode_ns : 0);
+      // The first step with a decoding one knows nothing of what that one takes.
+      if (decodes && tokens > 16 && steps > 1) {
+        EXPECT_LE(took, 101'000'000 + (steps < 10 ? decode_ns : 0)) << "step " << steps;
+      }
+      now += took;
+    }
+    EXPECT_LT(steps, decode_ns == 0 ? 60 + 10 : 400) << "the time is used";
+  }
+}
+
 TEST_F(SchedulerTest, WithoutAChunkLimitAllPromptsGoInWhole) {
   for (const int64_t none : {0, -1}) {
     Start(100, {.chunked_prefill_size = none});
