@@ -384,6 +384,52 @@ TEST_F(ServeHostsTest, TwoHostsAnswerAsOneAndBothEndCleanlyOnSigterm) {
   }
 }
 
+// Keys lie on the hosts of one group: a hit must not be found by the other.
+TEST_F(ServeHostsTest, APrefixHitOfDataParallelHostsGivesTheAnswersOfOneHost) {
+  std::mt19937 random(5);
+  nlohmann::json body = {
+      {"model", "tiny"}, {"max_tokens", 20}, {"temperature", 0}, {"ignore_eos", true}};
+  for (int i = 0; i < 6; ++i) {
+    std::vector<int> prompt;
+    for (int p = 0; p < 150; ++p) prompt.push_back(static_cast<int>(random() % 1000));
+    body["prompt"].push_back(prompt);
+  }
+  const auto ask = [&](int port) {
+    const Deadline deadline = Deadline::AfterMs(kDeadlineMs);
+    auto client = HttpClient::Connect("127.0.0.1", port, deadline);
+    if (!client.ok()) return nlohmann::json(client.status().message());
+    const auto reply = client->Call("POST", "/v1/completions", body.dump(), deadline,
+                                    {{"Content-Type", "application/json"}});
+    if (!reply.ok()) return nlohmann::json(reply.status().message());
+    return nlohmann::json::parse(reply->body, nullptr, false);
+  };
+  const auto texts = [](const nlohmann::json& answer) {
+    std::string out;
+    if (!answer.is_object() || !answer.contains("choices")) return answer.dump();
+    for (const auto& choice : answer["choices"]) out += choice["text"].dump() + "\n";
+    return out;
+  };
+  auto single = Start(Serve() + Words{"--disable-radix-cache"});
+  const nlohmann::json expected = ask(PortOfServer(*single));
+  ASSERT_TRUE(expected.contains("usage")) << expected.dump();
+  EXPECT_EQ(expected["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+  auto hosts = StartHosts(2, Serve() + Split("--dp-size 2 --dist-timeout 20"));
+  const int port = PortOfServer(*hosts[0]);
+  for (const int64_t hit : {0, 6 * 128, 6 * 128}) {
+    const nlohmann::json answer = ask(port);
+    ASSERT_EQ(texts(answer), texts(expected));
+    EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], hit);
+  }
+  // In another order they would go to the other groups, but for their keys.
+  std::reverse(body["prompt"].begin(), body["prompt"].end());
+  const nlohmann::json answer = ask(port);
+  EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 6 * 128);
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(answer["choices"][i]["text"], expected["choices"][5 - i]["text"]);
+  }
+  for (auto& host : hosts) host->Signal(SIGTERM);
+}
+
 TEST_F(ServeHostsTest, ARequestOfALostHostGetsAnErrorAndTheServerEnds) {
   for (const bool stream : {false, true}) {
     auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --dist-timeout 5"));

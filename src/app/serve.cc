@@ -154,7 +154,8 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags) {
                      {"max_queued_requests", flags.max_queued_requests},
                      {"device", "cpu"},
                      {"disaggregation_mode", "null"},
-                     {"disable_radix_cache", true}};
+                     {"schedule_policy", flags.schedule_policy},
+                     {"disable_radix_cache", flags.disable_radix_cache}};
   return out;
 }
 
@@ -241,6 +242,25 @@ void ServeFlags::Register(CLI::App& app) {
                  "Requests accepted and not yet answered; more get 503")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
+  app.add_option("--decode-gap-ms", decode_gap_ms,
+                 "While requests decode, prompts get as many tokens of a step as keep it within "
+                 "this time, at least 16; 0: up to --chunked-prefill-size")
+      ->check(CLI::Range(0, 3'600'000))
+      ->capture_default_str();
+  app.add_option("--schedule-policy", schedule_policy,
+                 "Who runs next: fcfs, first come first served, or lpm, the longest prefix in the "
+                 "cache first, which may starve others")
+      ->check(CLI::IsMember({"fcfs", "lpm"}))
+      ->capture_default_str();
+  app.add_option(
+         "--schedule-conservativeness", schedule_conservativeness,
+         "Pages of 64 tokens that stay free for the answer of each running request when one "
+         "more is admitted; more: fewer run, and fewer are retracted")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app.add_flag(
+      "--disable-radix-cache", disable_radix_cache,
+      "Compute every prompt in whole, whatever other requests have computed; default: off");
   app.add_option("--drain-seconds", drain_seconds,
                  "After SIGINT or SIGTERM: how long requests may go on; a second signal ends them")
       ->check(CLI::Range(0, 86'400))
@@ -264,7 +284,12 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;
+  engine_options.limits.decode_gap_ns = flags.decode_gap_ms * 1'000'000;
+  engine_options.limits.policy =
+      flags.schedule_policy == "lpm" ? SchedulePolicy::kLpm : SchedulePolicy::kFcfs;
+  engine_options.limits.schedule_conservativeness = flags.schedule_conservativeness;
   engine_options.max_queued_requests = flags.max_queued_requests;
+  engine_options.prefix_cache = !flags.disable_radix_cache;
   // Ids without text, beyond the tokenizer's, are never sampled.
   engine_options.vocab_limit = tokenizer.size();
 
@@ -296,6 +321,10 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .Add("chunked_prefill_size", flags.model.chunked_prefill_size)
       .Add("max_running_requests", flags.max_running_requests)
       .Add("max_queued_requests", flags.max_queued_requests)
+      .Add("decode_gap_ms", flags.decode_gap_ms)
+      .Add("schedule_policy", flags.schedule_policy)
+      .Add("schedule_conservativeness", flags.schedule_conservativeness)
+      .Add("radix_cache", flags.disable_radix_cache ? "off" : "on")
       .Add("chat_template", NameOf(format))
       .Add("api_key", flags.api_key.empty() ? "none" : "set")
       .Add("metrics", flags.enable_metrics ? "on" : "off")

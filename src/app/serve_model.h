@@ -21,6 +21,10 @@ struct ServeFlags {
   std::string api_key;
   int64_t max_running_requests = 64;
   int64_t max_queued_requests = 512;
+  std::string schedule_policy = "fcfs";
+  int64_t decode_gap_ms = 0;
+  double schedule_conservativeness = 1.0;
+  bool disable_radix_cache = false;
   int64_t drain_seconds = 30;
   bool enable_metrics = false;
 

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "engine/sampler.h"
+#include "model/cost.h"
 
 namespace causeway {
 namespace {
@@ -33,6 +34,18 @@ RankSeconds SecondsOf(const TraceLane& lane) {
   return out;
 }
 
+// Keys lie on the hosts of the group that computed them.
+SharingRules RulesOf(const ModelHost& host, const Layout& layout, bool prefix_cache) {
+  SharingRules rules;
+  rules.enabled = prefix_cache;
+  rules.decode_differs_below = MaterialisedEnd(host.config());
+  for (int dp = 0; dp < layout.dp; ++dp) {
+    rules.places.push_back(Text("hosts ", layout.HostOf(layout.RankAt({dp, 0, 0})), " to ",
+                                layout.HostOf(layout.RankAt({dp, layout.cp - 1, layout.tp - 1}))));
+  }
+  return rules;
+}
+
 }  // namespace
 
 Engine::Engine(ModelHost& host, const EngineOptions& options)
@@ -40,7 +53,8 @@ Engine::Engine(ModelHost& host, const EngineOptions& options)
       options_(options),
       context_length_(host.context_length()),
       page_capacity_(host.pages().capacity()),
-      scheduler_(host.pages(), options.limits, host.ranks().layout().dp),
+      scheduler_(host.pages(), options.limits, host.ranks().layout().dp,
+                 RulesOf(host, host.ranks().layout(), options.prefix_cache)),
       commands_(static_cast<size_t>(options.max_queued_requests) + kCommandSlack),
       thread_([this] { Loop(); }) {}
 
@@ -85,7 +99,7 @@ Status Engine::Submit(std::shared_ptr<Request> request) {
         Text("the queue is full: ", options_.max_queued_requests, " requests are waiting"));
   }
   unfinished_.fetch_add(1);
-  if (!commands_.TryPush({.submit = std::move(sequence), .cancel = {}})) {
+  if (!commands_.TryPush({.submit = std::move(sequence)})) {
     queued_.fetch_sub(1);
     unfinished_.fetch_sub(1);
     return Unavailable(commands_.closed() ? "the server is shutting down"
@@ -96,7 +110,12 @@ Status Engine::Submit(std::shared_ptr<Request> request) {
 
 void Engine::Cancel(const std::string& id) {
   // A full queue drops the cancel: the request then ends by itself.
-  (void)commands_.TryPush({.submit = nullptr, .cancel = id});
+  (void)commands_.TryPush({.cancel = id});
+}
+
+void Engine::FlushCache() {
+  // Dropped by a full queue: then the cache is in use as never before.
+  (void)commands_.TryPush({.flush = true});
 }
 
 EngineLoad Engine::load() const {
@@ -111,7 +130,9 @@ EngineLoad Engine::load() const {
 
 void Engine::PublishLoad() {
   running_.store(static_cast<int64_t>(scheduler_.running()));
-  used_pages_.store(page_capacity_ - host_.pages().available());
+  // What only the prefix cache keeps is free for who needs it.
+  used_pages_.store(page_capacity_ - host_.pages().available() -
+                    scheduler_.tree().evictable_pages());
 }
 
 void Engine::PublishTimes() {
@@ -158,6 +179,8 @@ void Engine::Loop() {
 void Engine::Handle(Command command) {
   if (command.submit != nullptr) {
     scheduler_.Add(std::move(command.submit));
+  } else if (command.flush) {
+    scheduler_.Flush();
   } else if (Sequence* sequence = scheduler_.Find(command.cancel)) {
     Finish(*sequence, FinishReason::kCancelled, Cancelled("the request was cancelled"));
   }
@@ -165,16 +188,17 @@ void Engine::Handle(Command command) {
 
 void Engine::Step() {
   std::vector<Sequence*> owners;
-  const size_t waiting = scheduler_.waiting();
+  const auto waiting = static_cast<int64_t>(scheduler_.waiting());
   const Batch batch = scheduler_.Next(NowNs(), owners);
-  // Those that the scheduler has admitted no longer wait.
-  queued_.fetch_sub(static_cast<int64_t>(waiting - scheduler_.waiting()));
+  // Those that the scheduler has admitted no longer wait, and those that it has retracted do.
+  queued_.fetch_sub(waiting - static_cast<int64_t>(scheduler_.waiting()));
   PublishLoad();
   StepOutput output(host_.config(), host_.weights().mode(), batch, nullptr);
   const Status status = host_.ranks().RunStep(batch, output);
   if (!status.ok()) {
     // What all ranks hold is uncertain after a failed step: nothing may run on it again.
     healthy_.store(false);
+    scheduler_.StopSharing();
     for (Sequence* sequence : owners) Finish(*sequence, FinishReason::kError, status);
     return;
   }
@@ -182,7 +206,7 @@ void Engine::Step() {
   for (size_t i = 0; i < owners.size(); ++i) {
     const Extend& extend = batch.extends[i];
     // Kept in the cache whatever is sampled: a step extends every owner by all of its tokens.
-    owners[i]->cached = extend.end();
+    scheduler_.Computed(*owners[i], extend.end());
     // Negative for a chunk that does not end the prompt: it has no logits.
     const int64_t row = output.RowOf(batch, static_cast<int32_t>(i), extend.end() - 1);
     if (row >= 0) Advance(*owners[i], output.logits().row(row));
@@ -214,6 +238,7 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
     Finish(sequence, FinishReason::kError, sampled.status());
     return;
   }
+  sampled->cached_tokens = sequence.prompt_hit;
   const int32_t token = sampled->token;
   if (sequence.first_token_ns == 0) sequence.first_token_ns = NowNs();
   sequence.stage = Sequence::Stage::kDecode;
@@ -233,7 +258,8 @@ void Engine::Finish(Sequence& sequence, FinishReason reason, Status status,
                     const TokenOutput& stop_token) {
   // A sequence that ran was counted out in Step.
   if (sequence.stage == Sequence::Stage::kWaiting) queued_.fetch_sub(1);
-  const std::unique_ptr<Sequence> owned = scheduler_.Remove(&sequence);
+  const std::unique_ptr<Sequence> owned =
+      scheduler_.Remove(&sequence, /*keep=*/reason != FinishReason::kError);
   PublishLoad();  // who has the result finds its pages free
   const int64_t now = NowNs();
   RequestResult result;
@@ -242,6 +268,8 @@ void Engine::Finish(Sequence& sequence, FinishReason reason, Status status,
   result.stop_token = stop_token;
   result.prompt_tokens = owned->prompt_tokens();
   result.completion_tokens = static_cast<int64_t>(owned->output.size());
+  result.cached_tokens = owned->prompt_hit;
+  result.retractions = owned->retractions;
   result.timing.queue_seconds =
       Seconds(owned->submitted_ns, owned->admitted_ns == 0 ? now : owned->admitted_ns);
   result.timing.prefill_seconds = Seconds(owned->admitted_ns, owned->first_token_ns);

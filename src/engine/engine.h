@@ -19,6 +19,7 @@ struct EngineOptions {
   SchedulerLimits limits;
   int64_t max_queued_requests = 512;  // submitted and not yet running; more are refused
   int64_t vocab_limit = 0;            // ids from here on have no text and are never sampled; 0: all
+  bool prefix_cache = true;           // requests use what others have computed of their prompts
 };
 
 class Engine : public RequestSink {
@@ -30,6 +31,7 @@ class Engine : public RequestSink {
 
   Status Submit(std::shared_ptr<Request> request) override;
   void Cancel(const std::string& id) override;
+  void FlushCache() override;
   int64_t context_length() const override { return context_length_; }
   bool healthy() const override { return healthy_.load(); }
   EngineLoad load() const override;
@@ -41,8 +43,9 @@ class Engine : public RequestSink {
  private:
   // What reaches the engine thread from outside.
   struct Command {
-    std::unique_ptr<Sequence> submit;  // or:
-    std::string cancel;
+    std::unique_ptr<Sequence> submit = nullptr;  // or:
+    std::string cancel = {};                     // or:
+    bool flush = false;
   };
 
   // The engine thread, until the queue is closed or a step has failed.

@@ -200,6 +200,95 @@ TEST_P(Invariance, DecodeGivesTheSameBytesWithAnyNumberOfThreadsAloneAndInABatch
   }
 }
 
+// A retracted request computes its answer again in one extend, and must get the bits that it had.
+TEST_P(Invariance, SeveralDecodedTokensInOneExtendGiveTheBytesOfOneAtATime) {
+  const auto host = Load();
+  const int64_t vocab = host->config().vocab_size;
+  const std::vector<std::vector<int>> shapes = {// cp, tp, threads
+                                                {1, 1, 1},
+                                                {3, 1, 1},
+                                                {1, 2, 2},
+                                                {2, 2, 1}};
+  constexpr int64_t kAnswer = 90;  // longer than what a balanced partition leaves whole
+  for (int64_t length : {int64_t{20}, kLong}) {
+    const std::vector<int32_t> prompt = Tokens(length, 7, vocab);
+    const std::vector<int32_t> answer = Tokens(kAnswer, 8, vocab);
+    std::vector<float> expected;  // of every token of the answer
+    for (const std::vector<int>& shape : shapes) {
+      Layout layout;
+      layout.cp = shape[0];
+      layout.tp = shape[1];
+      layout.threads_per_rank = shape[2];
+      host->SetLayout(layout);
+      for (int64_t chunk : {int64_t{1}, int64_t{7}, kAnswer}) {
+        // Beside a prompt, so that not every row of the step is decoded.
+        for (const bool mixed : {false, true}) {
+          if (mixed && chunk == 1) continue;
+          std::vector<Extend> extends(mixed ? 2 : 1);
+          for (Extend& e : extends) {
+            ASSERT_TRUE(host->pages().Allocate((length + kAnswer) / kPage + 1, e.pages).ok());
+            e.logits = LogitsWanted::kAll;
+          }
+          extends[0].tokens = prompt;
+          std::vector<float> found;
+          const auto run = [&](size_t count) {
+            const Batch batch{{extends.begin(), extends.begin() + static_cast<int64_t>(count)}};
+            StepOutput output(host->config(), host->weights().mode(), batch, nullptr);
+            const Status status = host->ranks().RunStep(batch, output);
+            ASSERT_TRUE(status.ok()) << status.message();
+            const float* rows = output.logits().data();
+            if (!extends[0].decode) return;
+            found.insert(found.end(), rows,
+                         rows + static_cast<int64_t>(extends[0].tokens.size()) * vocab);
+          };
+          run(1);
+          if (mixed) extends[1].tokens = Tokens(5, 9, vocab);
+          for (int64_t begin = 0; begin < kAnswer; begin += chunk) {
+            const int64_t end = std::min(kAnswer, begin + chunk);
+            extends[0].begin = length + begin;
+            extends[0].decode = true;
+            extends[0].tokens.assign(answer.begin() + begin, answer.begin() + end);
+            run(extends.size());
+          }
+          if (expected.empty()) expected = found;
+          ASSERT_EQ(found.size(), expected.size());
+          ASSERT_EQ(std::memcmp(found.data(), expected.data(), found.size() * 4), 0)
+              << GetParam() << ", " << layout.ToString() << ", " << chunk << " at a time"
+              << (mixed ? ", beside a prompt" : "") << ", prompt of " << length;
+          for (Extend& e : extends) host->pages().Free(e.pages);
+        }
+      }
+    }
+  }
+}
+
+// Below MaterialisedEnd, which in dense models is everywhere, decode writes other bits than
+// prefill, and from there on the same: what the prefix cache may share.
+TEST_P(Invariance, DecodeWritesTheBitsOfPrefillFromTheEndOfMaterialisedHeadsOn) {
+  const auto host = Load();
+  const int64_t border = MaterialisedEnd(host->config());
+  const int64_t total = std::min(border, kLong) + 10;
+  const std::vector<int32_t> tokens = Tokens(total, 10, host->config().vocab_size);
+  for (const int64_t prompt : {total - 10, total - 30}) {
+    std::vector<std::vector<float>> last;  // of the last token, by prefill and by decode
+    for (const bool decode : {false, true}) {
+      auto run = SequenceRun::Make(*host, total);
+      ASSERT_TRUE(run.ok()) << run.status().message();
+      std::vector<float> logits;
+      const int64_t first = decode ? prompt : total;
+      const std::vector<int32_t> begin(tokens.begin(), tokens.begin() + first);
+      ASSERT_TRUE((*run)->Prefill(begin, -1, LogitsWanted::kLast, logits).ok());
+      for (int64_t p = first; p < total; ++p) {
+        ASSERT_TRUE((*run)->Decode(tokens[static_cast<size_t>(p)], logits).ok());
+      }
+      last.push_back(logits);
+    }
+    ASSERT_EQ(last[0].size(), last[1].size());
+    const int differ = std::memcmp(last[0].data(), last[1].data(), last[0].size() * 4);
+    EXPECT_EQ(differ != 0, prompt < border) << GetParam() << ", prompt of " << prompt;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Models, Invariance,
     testing::Values(Case{"v3-tiny-bf16", DType::kBf16}, Case{"v3-tiny-bf16", DType::kF32},

@@ -38,6 +38,7 @@ struct TokenOutput {
   int32_t token = 0;
   double logprob = 0.0;           // if asked for
   std::vector<TokenLogprob> top;  // if asked for, best first
+  int64_t cached_tokens = 0;      // as in RequestResult
 };
 
 // Where a finished request's time went, in seconds.
@@ -52,6 +53,8 @@ struct RequestResult {
   FinishReason reason = FinishReason::kStop;
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  int64_t cached_tokens = 0;  // of the prompt: found in the prefix cache, not computed
+  int64_t retractions = 0;    // how often it had to give its pages up and wait again
   RequestTiming timing;
   // With kStop, the eos or stop token, for which there was no on_token; else token is -1.
   TokenOutput stop_token = {.token = -1, .top = {}};
@@ -69,7 +72,7 @@ struct RankSeconds {
 struct EngineLoad {
   int64_t running = 0;      // requests in prefill or decode
   int64_t waiting = 0;      // submitted and not yet running
-  int64_t used_tokens = 0;  // of the KV cache, in whole pages
+  int64_t used_tokens = 0;  // of the KV cache, in whole pages of requests
   int64_t max_total_tokens = 0;
   int64_t max_running_requests = 0;
   std::vector<RankSeconds> ranks = {};  // of this host
@@ -96,6 +99,9 @@ class RequestSink {
   // Ends a request early; its on_finish follows with kCancelled. Unknown ids are ignored. From any
   // thread.
   virtual void Cancel(const std::string& id) = 0;
+  // Frees the pages of the prefix cache that no running request uses, before the next step. What is
+  // in use stays, and can be found as before: it is right. From any thread.
+  virtual void FlushCache() {}
   virtual int64_t context_length() const = 0;  // prompt + completion, in tokens
   virtual bool healthy() const = 0;            // false: a step failed, the process is about to end
   // For reports and metrics. From any thread.

@@ -2,20 +2,25 @@
 // sockets: data in, batches out.
 //
 // The life of a request, stage by stage; every module uses these words:
-//   waiting    submitted, owns no pages
-//   prefill    owns pages for its prompt and its longest answer; its prompt goes in by chunks
-//   decode     one token a step
+//   waiting    submitted, or retracted; owns no pages
+//   prefill    has pages for what it consists of; its tokens go in by chunks
+//   decode     one token a step, and a page more when it needs one
 //   finished   gave its pages back; its result is on the way to the client
 #pragma once
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cache/page_pool.h"
+#include "cache/radix_cache.h"
 #include "engine/request.h"
+#include "kernels/op_table.h"
 #include "model/batch.h"
 
 namespace causeway {
@@ -26,32 +31,71 @@ struct Sequence {
 
   std::shared_ptr<Request> request;
   Stage stage = Stage::kWaiting;
+  // Of positions [64 i, 64 i + 64). The first `shared` belong to the prefix cache, where `held`
+  // locks them; the others are the sequence's own.
   std::vector<int32_t> pages;
+  int64_t shared = 0;
+  RadixNode* held = nullptr;
   std::vector<int32_t> output;  // generated tokens, eos and stop tokens included
   int64_t cached = 0;           // tokens in the KV cache
-  int32_t dp = 0;               // the data-parallel group that computes it, from admission on
+  int64_t prompt_hit = 0;       // tokens of the prompt that it found there, before any retraction
+  int64_t retractions = 0;
+  int32_t dp = 0;  // the data-parallel group that computes it, from admission to retraction
   int64_t submitted_ns = 0;
-  int64_t admitted_ns = 0;
+  int64_t admitted_ns = 0;  // for the first time
   int64_t first_token_ns = 0;
 
   int64_t prompt_tokens() const { return static_cast<int64_t>(request->prompt.size()); }
   int64_t max_tokens() const { return prompt_tokens() + request->sampling.max_new_tokens; }
-  // What the next steps have to compute for it, as far as is known: tokens of the prompt, or one.
-  int64_t tokens_ahead() const { return stage == Stage::kDecode ? 1 : prompt_tokens() - cached; }
+  // What it consists of. The last one is not cached: its logits give the next.
+  int64_t tokens() const { return prompt_tokens() + static_cast<int64_t>(output.size()); }
+  // What the next steps have to compute for it, as far as is known.
+  int64_t tokens_ahead() const { return tokens() - cached; }
 };
 
+// Who is admitted next, of those that have not been retracted: the first that came, or the one with
+// the longest prefix in the cache among the first 128 (the first of equals), which may starve
+// others.
+enum class SchedulePolicy { kFcfs, kLpm };
+
 struct SchedulerLimits {
-  // Prompt tokens of a step, over all data-parallel groups; <= 0: no limit.
+  // Tokens of a step, over all data-parallel groups, those of decoding sequences not counted;
+  // <= 0: no limit.
   int64_t chunked_prefill_size = 8192;
   int64_t max_running_requests = 64;  // in prefill or decode; at least 1
+  // Pages of 64 tokens that stay free at an admission for the answer of every running sequence, or
+  // as many as it still needs: more means fewer retractions and fewer that run.
+  double schedule_conservativeness = 1.0;
+  SchedulePolicy policy = SchedulePolicy::kFcfs;
+  // While some sequence decodes, prompts get as many tokens of a step, at least 16, as fit in this
+  // time, going by the last step with any: what a client waits between two tokens. 0: no limit.
+  int64_t decode_gap_ns = 0;
+};
+
+// Which requests may read which pages: those whose bits they would have written themselves.
+struct SharingRules {
+  bool enabled = true;
+  // Tokens at positions below this get other bits in decode than in prefill (MaterialisedEnd).
+  int64_t decode_differs_below = std::numeric_limits<int64_t>::max();
+  // Of each data-parallel group, where its keys are: groups with equal names have each other's.
+  // Empty: all have.
+  std::vector<std::string> places = {};
+};
+
+struct SchedulerCounters {
+  int64_t retractions = 0;
+  int64_t prompt_tokens = 0;  // of requests admitted for the first time
+  int64_t hit_tokens = 0;     // those of them that were not computed
 };
 
 // Used by the engine thread only.
 class Scheduler {
  public:
   // `groups`: data-parallel groups of ranks, at least 1.
-  Scheduler(PagePool& pages, const SchedulerLimits& limits, int groups)
-      : pages_(pages), limits_(limits), groups_(groups) {}
+  Scheduler(PagePool& pages, const SchedulerLimits& limits, int groups,
+            const SharingRules& rules = {});
+  // Gives the pages of the prefix cache back.
+  ~Scheduler();
 
   // Pages that the sequence needs at its longest. Submit refuses what can never fit.
   static int64_t PagesFor(const Sequence& sequence);
@@ -66,24 +110,70 @@ class Scheduler {
   size_t waiting() const { return waiting_.size(); }
   size_t running() const { return running_.size(); }
 
-  // Admits waiting sequences, first come first served, as long as pages and limits allow; then one
-  // extend for every decoding sequence, and prompt chunks within the token budget, oldest first.
-  // owners[i] owns batch.extends[i]. Empty only if idle().
+  // First a page for each decoding sequence that needs one, the oldest first: where none is left,
+  // the youngest running sequence is retracted. It waits again, before all others, and keeps its
+  // output. Then admits waiting sequences, one after another by the policy, as long as pages and
+  // limits allow; then one extend for every decoding sequence, and chunks of the others within the
+  // token budget, oldest first. owners[i] owns batch.extends[i]. Empty only if idle().
   //
-  // An admitted sequence joins the data-parallel group with the fewest tokens ahead, the lowest of
-  // equals, and stays there: only that group is sure to have its keys.
+  // An admitted sequence joins the data-parallel group with the fewest tokens ahead, counting its
+  // own that are not cached there, the lowest of equals, and stays there: only that group is sure
+  // to have its keys.
   Batch Next(int64_t now_ns, std::vector<Sequence*>& owners);
 
-  // Takes a waiting or running sequence out and frees its pages.
-  std::unique_ptr<Sequence> Remove(Sequence* sequence);
+  // A step has computed its tokens before `end`: others with the same prompt may use them now.
+  void Computed(Sequence& sequence, int64_t end);
+
+  // Takes a waiting or running sequence out, and its pages from it. With `keep`, those that later
+  // requests may use go to the prefix cache.
+  std::unique_ptr<Sequence> Remove(Sequence* sequence, bool keep = true);
+
+  // Frees all pages of the prefix cache that no running sequence uses, and returns their number.
+  int64_t Flush();
+  // After a failed step: nothing that is cached is used from now on.
+  void StopSharing();
+
+  const RadixCache& tree() const { return tree_; }
+  const SchedulerCounters& counters() const { return counters_; }
 
  private:
-  // By tokens ahead; the lowest number of equals.
-  int32_t LeastLoadedGroup() const;
+  // The ids by which the prefix cache knows the first `count` tokens: the token's, or its
+  // complement if decode wrote other bits than prefill would have. `memory` holds them if need be.
+  std::span<const int32_t> IdsOf(const Sequence& sequence, int64_t count,
+                                 std::vector<int32_t>& memory) const;
+  std::string_view PlaceOf(int32_t group) const;
+  int32_t ChooseGroup(const Sequence& next) const;
+
+  // False, and nothing is taken, if there are not so many pages, free or in the prefix cache.
+  bool Take(int64_t count, std::vector<int32_t>& pages);
+  // Uses what the prefix cache has of its tokens, if that is more than it has itself. Returns how
+  // many tokens that spares.
+  int64_t UsePrefix(Sequence& sequence);
+  void CountHit(Sequence& sequence, int64_t tokens);
+  // Puts its first `count` pages into the prefix cache, and holds what is there instead.
+  void Share(Sequence& sequence, int64_t count);
+  // Puts the first `kept` pages there, and gives up all.
+  void Release(Sequence& sequence, int64_t kept);
+
+  void GrowDecoding();
+  void RetractYoungest();
+  void Admit(int64_t now_ns);
+  // The place among the waiting ones of who is next.
+  size_t NextToAdmit() const;
+  // Tokens of the step that begins now, those of decoding sequences not counted.
+  int64_t Budget(int64_t now_ns);
+  // Pages that should stay free for the running ones.
+  int64_t Reserve() const;
 
   PagePool& pages_;
   const SchedulerLimits limits_;
   const int groups_;
+  SharingRules rules_;
+  RadixCache tree_{kPage};
+  SchedulerCounters counters_;
+  int64_t last_ns_ = 0;        // when the last step began
+  int64_t last_budgeted_ = 0;  // the tokens of it that count into the budget
+  double token_ns_ = 0.0;      // what one took in the last step that had any; 0: not known
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
 };

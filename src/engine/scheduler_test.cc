@@ -4,9 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
 #include <random>
-#include <set>
 
 #include "kernels/op_table.h"
 
@@ -16,10 +14,12 @@ namespace {
 constexpr uint32_t kSeed = 20261125;
 using Stage = Sequence::Stage;
 
-std::unique_ptr<Sequence> MakeSequence(const std::string& id, int64_t prompt, int64_t answer) {
+// `first` is the first token, and each one after it is one more.
+std::unique_ptr<Sequence> MakeSequence(const std::string& id, int64_t prompt, int64_t answer,
+                                       int32_t first = 1000) {
   auto request = std::make_shared<Request>();
   request->id = id;
-  for (int64_t i = 0; i < prompt; ++i) request->prompt.push_back(static_cast<int32_t>(1000 + i));
+  for (int64_t i = 0; i < prompt; ++i) request->prompt.push_back(first + static_cast<int32_t>(i));
   request->sampling.max_new_tokens = answer;
   auto sequence = std::make_unique<Sequence>();
   sequence->request = std::move(request);
@@ -29,15 +29,23 @@ std::unique_ptr<Sequence> MakeSequence(const std::string& id, int64_t prompt, in
 // A scheduler with its pages, and what the engine does around it.
 class SchedulerTest : public testing::Test {
  protected:
-  void Start(int64_t pages, const SchedulerLimits& limits, int groups = 1) {
+  void Start(int64_t pages, const SchedulerLimits& limits, int groups = 1,
+             const SharingRules& rules = {}) {
+    scheduler_.reset();  // it gives its pages back
     pages_ = std::make_unique<PagePool>(pages);
-    scheduler_ = std::make_unique<Scheduler>(*pages_, limits, groups);
+    scheduler_ = std::make_unique<Scheduler>(*pages_, limits, groups, rules);
   }
+  // With a prompt that begins like no other.
   void Add(const std::string& id, int64_t prompt, int64_t answer) {
-    scheduler_->Add(MakeSequence(id, prompt, answer));
+    Add(id, prompt, answer, next_first_);
+    next_first_ += 10'000;
+  }
+  void Add(const std::string& id, int64_t prompt, int64_t answer, int32_t first) {
+    scheduler_->Add(MakeSequence(id, prompt, answer, first));
   }
 
-  // One step: a batch, as text like "a:0+5 b:d17", and its consequences, with `token` sampled.
+  // One step: a batch, as text like "a:0+5 b:d17", and its consequences, with `token` sampled. A
+  // decode step of several tokens is "b:d17+3".
   std::string Step(int32_t token = 7) {
     std::vector<Sequence*> owners;
     const Batch batch = scheduler_->Next(++now_, owners);
@@ -46,11 +54,13 @@ class SchedulerTest : public testing::Test {
     for (size_t i = 0; i < owners.size(); ++i) {
       const Extend& e = batch.extends[i];
       out += Text(out.empty() ? "" : " ", owners[i]->request->id, ":");
-      out += e.decode ? Text("d", e.begin) : Text(e.begin, "+", e.tokens.size());
+      out += e.decode && e.tokens.size() == 1
+                 ? Text("d", e.begin)
+                 : Text(e.decode ? "d" : "", e.begin, "+", e.tokens.size());
       EXPECT_EQ(e.pages, owners[i]->pages);
       EXPECT_EQ(e.dp, owners[i]->dp);
       EXPECT_LE(e.end(), static_cast<int64_t>(e.pages.size()) * kPage);
-      owners[i]->cached = e.end();
+      scheduler_->Computed(*owners[i], e.end());
       if (e.logits == LogitsWanted::kNone) continue;
       owners[i]->stage = Stage::kDecode;
       owners[i]->output.push_back(token);
@@ -61,10 +71,18 @@ class SchedulerTest : public testing::Test {
     }
     return out;
   }
+  // Steps until nothing is left.
+  void RunAll() {
+    for (int i = 0; i < 10'000 && !scheduler_->idle(); ++i) Step();
+    EXPECT_TRUE(scheduler_->idle());
+  }
+  // Pages that a request can have, at once or by eviction.
+  int64_t Available() const { return pages_->available() + scheduler_->tree().evictable_pages(); }
 
   std::unique_ptr<PagePool> pages_;
   std::unique_ptr<Scheduler> scheduler_;
   int64_t now_ = 0;
+  int32_t next_first_ = 1000;
 };
 
 TEST_F(SchedulerTest, AnAdmittedSequenceJoinsTheGroupWithTheFewestTokensAheadAndStays) {
@@ -141,7 +159,7 @@ TEST_F(SchedulerTest, ARequestGoesThroughItsStagesAndGivesItsPagesBack) {
   EXPECT_EQ(scheduler_->Find("a")->stage, Stage::kPrefill);
   EXPECT_EQ(scheduler_->Find("a")->admitted_ns, 1);
   EXPECT_EQ(scheduler_->running(), 1u);
-  EXPECT_EQ(pages_->available(), 2);  // 103 tokens
+  EXPECT_EQ(pages_->available(), 2);  // the prompt's 100 tokens, and room for its answer in them
   EXPECT_EQ(Step(), "a:40+40");
   EXPECT_EQ(Step(), "a:80+20");
   EXPECT_EQ(scheduler_->Find("a")->stage, Stage::kDecode);
@@ -150,7 +168,8 @@ TEST_F(SchedulerTest, ARequestGoesThroughItsStagesAndGivesItsPagesBack) {
   EXPECT_EQ(Step(), "a:d101");  // the third token ends it
   EXPECT_TRUE(scheduler_->idle());
   EXPECT_EQ(scheduler_->Find("a"), nullptr);
-  EXPECT_EQ(pages_->available(), 4);
+  EXPECT_EQ(Available(), 4);
+  EXPECT_EQ(scheduler_->tree().pages(), 1) << "its one whole page of prompt";
   EXPECT_EQ(Step(), "");
 }
 
@@ -183,6 +202,40 @@ TEST_F(SchedulerTest, TheTokenBudgetGoesToTheOldestPromptsAndDecodingIsNeverStar
   EXPECT_EQ(Step(), "a:d30 b:20+25 c:0+25");
   EXPECT_EQ(Step(), "a:d31 b:d45 c:25+50");
   EXPECT_EQ(Step(), "a:d32 b:d46 c:75+50");
+}
+
+TEST_F(SchedulerTest, ChunksShrinkUntilDecodingWaitsNoLongerThanAllowed) {
+  constexpr int64_t kTokenNs = 1'000'000;
+  for (const int64_t decode_ns : {0, 5'000'000, 90'000'000, 300'000'000}) {
+    Start(200, {.chunked_prefill_size = 1000, .decode_gap_ns = 100'000'000});
+    Add("a", 50, 500);
+    Add("long", 6000, 5);
+    int64_t now = 1'000'000'000;
+    int64_t steps = 0;
+    for (; scheduler_->Find("long") != nullptr; ++steps) {
+      ASSERT_LT(steps, 6000 / 16 + 20);
+      std::vector<Sequence*> owners;
+      const Batch batch = scheduler_->Next(now, owners);
+      const bool decodes = batch.extends[0].decode;
+      int64_t tokens = 0;
+      for (size_t i = 0; i < owners.size(); ++i) {
+        const Extend& e = batch.extends[i];
+        if (!e.decode) tokens += static_cast<int64_t>(e.tokens.size());
+        scheduler_->Computed(*owners[i], e.end());
+        if (e.logits == LogitsWanted::kNone) continue;
+        owners[i]->stage = Stage::kDecode;
+        owners[i]->output.push_back(7);
+        if (owners[i]->output.size() == 5 && i == 1) scheduler_->Remove(owners[i]);
+      }
+      const int64_t took = tokens * kTokenNs + (decodes ? decode_ns : 0);
+      // The first step with a decoding one knows nothing of what that one takes.
+      if (decodes && tokens > 16 && steps > 1) {
+        EXPECT_LE(took, 101'000'000 + (steps < 10 ? decode_ns : 0)) << "step " << steps;
+      }
+      now += took;
+    }
+    EXPECT_LT(steps, decode_ns == 0 ? 60 + 10 : 400) << "the time is used";
+  }
 }
 
 TEST_F(SchedulerTest, WithoutAChunkLimitAllPromptsGoInWhole) {
@@ -229,12 +282,12 @@ TEST_F(SchedulerTest, RemovingASequenceInAnyStageFreesItsPagesAndLeavesTheOthers
   Add("waiting", 5, 50);
   EXPECT_EQ(Step(), "decoding:0+10 prefilling:0+10");
   EXPECT_EQ(scheduler_->All().size(), 4u);
-  EXPECT_EQ(pages_->available(), 10 - 1 - 3 - 1);
+  EXPECT_EQ(pages_->available(), 10 - 1 - 2 - 1);
   struct Case {
     const char* id;
     int64_t available;
   };
-  for (const Case& c : {Case{"waiting", 5}, Case{"prefilling", 8}, Case{"decoding", 9}}) {
+  for (const Case& c : {Case{"waiting", 6}, Case{"prefilling", 8}, Case{"decoding", 9}}) {
     Sequence* sequence = scheduler_->Find(c.id);
     ASSERT_NE(sequence, nullptr) << c.id;
     const auto removed = scheduler_->Remove(sequence);
@@ -247,97 +300,232 @@ TEST_F(SchedulerTest, RemovingASequenceInAnyStageFreesItsPagesAndLeavesTheOthers
   EXPECT_EQ(Step(), "kept:d5");
 }
 
-// Requests of all sizes come, go and are cancelled at random; after every batch the state must be
-// consistent.
-TEST_F(SchedulerTest, ALongRandomRunLosesAndSharesNoPageAndServesEveryRequestInOrder) {
-  std::printf("seed %u\n", kSeed);
-  std::mt19937 random(kSeed);
-  const auto below = [&](int64_t limit) {
-    return static_cast<int64_t>(random() % static_cast<uint32_t>(limit));
+TEST_F(SchedulerTest, AnswersTakeTheirPagesWhenTheyNeedThem) {
+  Start(4, {});
+  Add("a", 60, 100);
+  EXPECT_EQ(Step(), "a:0+60");
+  EXPECT_EQ(pages_->available(), 3);
+  for (int64_t p = 60; p < 64; ++p) EXPECT_EQ(Step(), Text("a:d", p));
+  EXPECT_EQ(pages_->available(), 3);
+  EXPECT_EQ(Step(), "a:d64");
+  EXPECT_EQ(pages_->available(), 2);
+}
+
+TEST_F(SchedulerTest, OnlyWholePagesOfAPrefixAreSparedAndNeverTheLastToken) {
+  struct Case {
+    int64_t prompt;
+    const char* step;
   };
-  for (int run = 0; run < 30; ++run) {
-    const int64_t capacity = 8 + below(40);
-    const int64_t chunk = below(3) == 0 ? -1 : 1 + below(200);
-    const int64_t most = 1 + below(8);
-    const int groups = 1 + run % 4;
-    SCOPED_TRACE(Text("run ", run, ": ", capacity, " pages, chunk ", chunk, ", ", most,
-                      " running, ", groups, " groups"));
-    Start(capacity, {.chunked_prefill_size = chunk, .max_running_requests = most}, groups);
-    std::map<Sequence*, int32_t> group_of;  // of running sequences
-    int64_t submitted = 0;
-    int64_t ended = 0;
-    int64_t last_admitted = -1;  // requests are numbered; admission must follow the numbers
-    for (int step = 0; step < 20000 && (submitted < 150 || !scheduler_->idle()); ++step) {
-      while (submitted < 150 && below(3) == 0) {
-        const int64_t tokens = 2 + below(capacity * kPage - 1);
-        const int64_t answer = 1 + below(std::min<int64_t>(tokens - 1, 30));
-        Add(std::to_string(submitted++), tokens - answer, answer);
-      }
-      if (below(10) == 0 && !scheduler_->idle()) {
-        const auto all = scheduler_->All();
-        scheduler_->Remove(all[static_cast<size_t>(below(static_cast<int64_t>(all.size())))]);
-        ++ended;
-      }
-      std::vector<Sequence*> owners;
-      const Batch batch = scheduler_->Next(step, owners);
-      ASSERT_EQ(batch.extends.empty(), scheduler_->idle());
-
-      // Pages: waiting sequences own none, running ones all they need, no page has two owners.
-      std::set<int32_t> owned;
-      int64_t count = 0;
-      std::set<Sequence*> decoding;
-      for (Sequence* sequence : scheduler_->All()) {
-        const auto pages = static_cast<int64_t>(sequence->pages.size());
-        const bool waits = sequence->stage == Stage::kWaiting;
-        ASSERT_EQ(pages, waits ? 0 : Scheduler::PagesFor(*sequence));
-        owned.insert(sequence->pages.begin(), sequence->pages.end());
-        count += pages;
-        if (sequence->stage == Stage::kDecode) decoding.insert(sequence);
-        if (!waits) {
-          const int64_t number = std::stoll(sequence->request->id);
-          if (sequence->admitted_ns == step && sequence->cached == 0) {
-            EXPECT_GT(number, last_admitted);
-            last_admitted = std::max(last_admitted, number);
-          }
-        }
-      }
-      ASSERT_EQ(static_cast<int64_t>(owned.size()), count);
-      ASSERT_EQ(count + pages_->available(), capacity);
-      ASSERT_LE(static_cast<int64_t>(scheduler_->running()), most);
-
-      int64_t prompt_tokens = 0;
-      std::set<Sequence*> in_batch;
-      for (size_t i = 0; i < owners.size(); ++i) {
-        const Extend& e = batch.extends[i];
-        ASSERT_TRUE(in_batch.insert(owners[i]).second) << "twice in one batch";
-        ASSERT_FALSE(e.tokens.empty());
-        ASSERT_TRUE(0 <= e.dp && e.dp < groups);
-        if (e.begin == 0) group_of[owners[i]] = e.dp;
-        ASSERT_EQ(group_of.at(owners[i]), e.dp) << "a sequence changed its group";
-        ASSERT_EQ(e.begin, owners[i]->cached);
-        ASSERT_EQ(e.decode, decoding.erase(owners[i]) == 1);
-        if (!e.decode) {
-          prompt_tokens += static_cast<int64_t>(e.tokens.size());
-          ASSERT_EQ(e.tokens[0], 1000 + e.begin);
-          ASSERT_EQ(e.tokens.back(), 1000 + e.end() - 1);
-        }
-        owners[i]->cached = e.end();
-        if (e.logits == LogitsWanted::kNone) continue;
-        owners[i]->stage = Stage::kDecode;
-        owners[i]->output.push_back(1);
-        if (static_cast<int64_t>(owners[i]->output.size()) ==
-            owners[i]->request->sampling.max_new_tokens) {
-          scheduler_->Remove(owners[i]);
-          ++ended;
-        }
-      }
-      ASSERT_TRUE(decoding.empty()) << "a decoding sequence was left out";
-      ASSERT_TRUE(chunk < 0 || prompt_tokens <= chunk);
-    }
-    EXPECT_EQ(ended, submitted);
-    EXPECT_TRUE(scheduler_->idle());
-    EXPECT_EQ(pages_->available(), capacity);
+  for (const Case& c :
+       {Case{200, "b:192+8"}, Case{193, "b:192+1"}, Case{192, "b:128+64"}, Case{150, "b:128+22"},
+        Case{65, "b:64+1"}, Case{64, "b:0+64"}, Case{1, "b:0+1"}, Case{300, "b:192+108"}}) {
+    Start(10, {});
+    Add("a", 200, 3, 5000);
+    RunAll();
+    EXPECT_EQ(scheduler_->tree().pages(), 3);
+    Add("b", c.prompt, 3, 5000);
+    EXPECT_EQ(Step(), c.step);
+    const int64_t hit = (c.prompt - 1) / kPage * kPage;
+    EXPECT_EQ(scheduler_->Find("b")->prompt_hit, std::min<int64_t>(hit, 192));
+    EXPECT_EQ(scheduler_->counters().hit_tokens, std::min<int64_t>(hit, 192));
+    EXPECT_EQ(scheduler_->counters().prompt_tokens, 200 + c.prompt);
+    Add("c", 200, 3, 6000);
+    EXPECT_EQ(Step(), Text("b:d", c.prompt, " c:0+200")) << "another prompt";
+    RunAll();
+    EXPECT_EQ(Available(), 10);
   }
+}
+
+TEST_F(SchedulerTest, WhatARunningRequestHasComputedOthersUseAtOnce) {
+  Start(20, {.chunked_prefill_size = 64});
+  Add("a", 200, 9, 5000);
+  Add("b", 200, 9, 5000);
+  Add("c", 140, 9, 5000);
+  EXPECT_EQ(Step(), "a:0+64");
+  EXPECT_EQ(Step(), "a:64+64");
+  EXPECT_EQ(Step(), "a:128+64");
+  EXPECT_EQ(Step(), "a:192+8 b:192+8 c:128+12");
+  // Each prompt's end, and the three pages that they have in common.
+  EXPECT_EQ(pages_->available(), 20 - 3 - 3);
+  EXPECT_EQ(scheduler_->tree().locked_pages(), 3);
+}
+
+TEST_F(SchedulerTest, ARequestThatIsBehindTakesOverInTheMiddleOfItsPrompt) {
+  Start(20, {.chunked_prefill_size = 100});
+  Add("a", 460, 9, 5000);
+  EXPECT_EQ(Step(), "a:0+100");
+  Add("b", 460, 9, 5000);
+  EXPECT_EQ(Step(), "a:100+100");
+  EXPECT_EQ(Step(), "a:200+100");
+  EXPECT_EQ(Step(), "a:300+100");
+  EXPECT_EQ(Step(), "a:400+60 b:384+40");
+  EXPECT_EQ(Step(), "a:d460 b:448+12");
+  EXPECT_EQ(scheduler_->Find("b")->prompt_hit, 384 + 24);
+  RunAll();
+  EXPECT_EQ(Available(), 20);
+}
+
+TEST_F(SchedulerTest, AnAnswerIsPartOfAPrefixOnlyWhereDecodeWritesTheBitsOfPrefill) {
+  for (const int64_t border : {int64_t{0}, int64_t{100}, int64_t{101}, INT64_MAX}) {
+    Start(10, {}, 1, {.decode_differs_below = border});
+    Add("a", 100, 101, 5000);
+    while (!scheduler_->idle()) Step(7);
+    // The same text as a prompt: 100 tokens, the answer, and something new.
+    auto next = MakeSequence("b", 100, 1, 5000);
+    next->request->prompt.resize(201, 7);
+    scheduler_->Add(std::move(next));
+    EXPECT_EQ(Step(), border <= 100 ? "b:192+9" : "b:64+137") << border;
+  }
+}
+
+TEST_F(SchedulerTest, WhenPagesRunOutTheYoungestWaitsAndGoesOnWhereItWas) {
+  Start(4, {.max_running_requests = 3, .schedule_conservativeness = 0});
+  Add("a", 60, 190);
+  Add("b", 100, 100);
+  EXPECT_EQ(Step(1), "a:0+60 b:0+100");
+  std::string step;
+  for (int i = 0; i < 100 && scheduler_->counters().retractions == 0; ++i) step = Step(2);
+  // a needs its second page at 64 and its third at 128, b its third at 128: 4 are too few. When b
+  // stands at 128, a is at 88.
+  EXPECT_EQ(step, "a:d88");
+  Sequence* b = scheduler_->Find("b");
+  EXPECT_EQ(b->stage, Stage::kWaiting);
+  EXPECT_EQ(b->retractions, 1);
+  EXPECT_EQ(b->output.size(), 29u);
+  EXPECT_TRUE(b->pages.empty());
+  EXPECT_EQ(scheduler_->tree().evictable_pages(), 2) << "what b has computed is still there";
+  Add("c", 5, 2);  // would fit, but b came first
+  for (int64_t p = 89; p < 249; ++p) ASSERT_EQ(Step(3), Text("a:d", p)) << "alone until it ends";
+  // Its answer is computed again, as decoded tokens, and goes on.
+  EXPECT_EQ(Step(4), "b:0+100 c:0+5");
+  EXPECT_EQ(Step(4), "b:d100+29 c:d5");
+  EXPECT_EQ(b->output.size(), 30u);
+  EXPECT_EQ(b->output[28], 2);
+  EXPECT_EQ(b->output[29], 4);
+  EXPECT_EQ(Step(4), "b:d129");
+  RunAll();
+  EXPECT_EQ(Available(), 4);
+}
+
+TEST_F(SchedulerTest, ARetractedRequestFindsItsOwnPagesUnlessTheyWereNeeded) {
+  Start(6, {.schedule_conservativeness = 0});
+  Add("a", 120, 12);
+  Add("b", 240, 40);
+  Step();
+  for (int i = 0; i < 100 && scheduler_->counters().retractions == 0; ++i) Step();
+  // a took its third page, for which b's last one went.
+  EXPECT_EQ(scheduler_->Find("b")->retractions, 1);
+  EXPECT_EQ(scheduler_->tree().evictable_pages(), 3);
+  while (scheduler_->Find("a") != nullptr) Step();
+  EXPECT_EQ(Step(), "b:192+48");
+  EXPECT_EQ(scheduler_->Find("b")->prompt_hit, 0) << "its own pages are no hit";
+  RunAll();
+}
+
+TEST_F(SchedulerTest, ConservativenessKeepsPagesFreeForAnswers) {
+  struct Case {
+    double conservativeness;
+    const char* step;
+  };
+  for (const Case& c :
+       {Case{0, "a:0+60 b:0+60 c:0+60 d:0+60"}, Case{1, "a:0+60 b:0+60"}, Case{3, "a:0+60"},
+        Case{-1, "a:0+60 b:0+60 c:0+60 d:0+60"}, Case{1e9, "a:0+60"}}) {
+    Start(4, {.schedule_conservativeness = c.conservativeness});
+    for (const char* id : {"a", "b", "c", "d"}) Add(id, 60, 150);
+    EXPECT_EQ(Step(), c.step) << c.conservativeness;
+    RunAll();
+  }
+}
+
+TEST_F(SchedulerTest, TheLongestPrefixGoesFirstWhereThePolicySaysSo) {
+  for (const auto policy : {SchedulePolicy::kFcfs, SchedulePolicy::kLpm}) {
+    Start(40, {.max_running_requests = 1, .policy = policy});
+    Add("first", 200, 1, 5000);
+    RunAll();
+    Add("a", 150, 1);
+    Add("b", 100, 1, 5000);
+    Add("c", 200, 1, 5000);
+    Add("d", 220, 1, 5000);
+    std::string order;
+    while (!scheduler_->idle()) order += Step().substr(0, 1);
+    EXPECT_EQ(order, policy == SchedulePolicy::kFcfs ? "abcd" : "cdba");
+  }
+}
+
+TEST_F(SchedulerTest, ARetractedRequestGoesBeforeAnyPrefix) {
+  Start(4, {.schedule_conservativeness = 0, .policy = SchedulePolicy::kLpm});
+  Add("a", 60, 190);
+  Add("b", 100, 100);
+  while (scheduler_->counters().retractions == 0) ASSERT_NE(Step(), "");
+  Add("c", 65, 1, scheduler_->Find("b")->request->prompt[0]);  // all of it but a token is cached
+  while (scheduler_->Find("a") != nullptr) EXPECT_EQ(Step().substr(0, 1), "a");
+  EXPECT_EQ(Step().substr(0, 1), "b");
+  RunAll();
+}
+
+TEST_F(SchedulerTest, AHitCountsOnlyWhereTheGroupHasTheKeysAndDrawsARequestThere) {
+  Start(20, {}, /*groups=*/3, {.places = {"host 0", "host 1", "host 1"}});
+  Add("a", 10, 2);
+  Add("b", 200, 2, 5000);
+  Add("c", 300, 3, 6000);
+  EXPECT_EQ(Step(), "a:0+10 b:0+200 c:0+300");
+  EXPECT_EQ(scheduler_->Find("b")->dp, 1);
+  EXPECT_EQ(scheduler_->Find("c")->dp, 2);
+  RunAll();
+  Add("busy", 10, 9);  // groups 1 and 2 have nothing to do
+  Add("d", 200, 9, 5000);
+  Add("e", 200, 9, 6000);
+  Add("f", 200, 9, 6000);
+  EXPECT_EQ(Step(), "busy:0+10 d:192+8 e:192+8 f:192+8");
+  EXPECT_EQ(scheduler_->Find("busy")->dp, 0);
+  EXPECT_EQ(scheduler_->Find("d")->dp, 1);
+  EXPECT_EQ(scheduler_->Find("e")->dp, 2);
+  RunAll();
+  // Groups that do not share compute the same prompt twice.
+  Start(40, {}, /*groups=*/2, {.places = {"host 0", "host 1"}});
+  Add("a", 200, 2, 5000);
+  RunAll();
+  Add("b", 1000, 9);
+  Add("c", 200, 9, 5000);
+  EXPECT_EQ(Step(), "b:0+1000 c:0+200");
+  EXPECT_EQ(scheduler_->Find("b")->dp, 0);
+  EXPECT_EQ(scheduler_->Find("c")->dp, 1) << "group 0 has the keys, and too much to do";
+}
+
+TEST_F(SchedulerTest, WithoutSharingEveryPageComesBackAtOnce) {
+  Start(10, {}, 1, {.enabled = false});
+  Add("a", 200, 3, 5000);
+  RunAll();
+  EXPECT_EQ(pages_->available(), 10);
+  Add("b", 200, 3, 5000);
+  EXPECT_EQ(Step(), "b:0+200");
+  EXPECT_EQ(scheduler_->tree().pages(), 0);
+}
+
+TEST_F(SchedulerTest, AFlushFreesWhatNobodyUses) {
+  Start(10, {});
+  Add("a", 200, 2, 5000);
+  RunAll();
+  Add("b", 100, 9, 5000);
+  EXPECT_EQ(Step(), "b:64+36");
+  EXPECT_EQ(scheduler_->Flush(), 2);
+  EXPECT_EQ(scheduler_->tree().pages(), 1) << "b reads it";
+  RunAll();
+  EXPECT_EQ(scheduler_->Flush(), 1);
+  EXPECT_EQ(pages_->available(), 10);
+}
+
+TEST_F(SchedulerTest, AfterAFailureNothingThatIsCachedIsUsed) {
+  Start(10, {});
+  Add("a", 200, 2, 5000);
+  RunAll();
+  Add("b", 200, 9, 5000);
+  Step();
+  scheduler_->StopSharing();
+  scheduler_->Remove(scheduler_->Find("b"), /*keep=*/false);
+  EXPECT_EQ(pages_->available(), 10);
+  Add("c", 200, 9, 5000);
+  EXPECT_EQ(Step(), "c:0+200");
 }
 
 }  // namespace

@@ -141,9 +141,11 @@ std::vector<HttpRoute> NativeApi::Routes(RequestDesk& desk) const {
   add({"POST"}, {"/abort_request"}, [&desk](const HttpRequest& request, HttpResponder responder) {
     Abort(desk, request, std::move(responder));
   });
-  add({"GET", "POST"}, {"/flush_cache"}, [](const HttpRequest&, HttpResponder responder) {
+  add({"GET", "POST"}, {"/flush_cache"}, [&desk](const HttpRequest&, HttpResponder responder) {
+    desk.engine().FlushCache();
     responder.Send({.content_type = "text/plain; charset=utf-8",
-                    .body = "There is no prefix cache in this server: nothing to flush.\n"});
+                    .body = "The prefix cache is flushed before the next step, but for what "
+                            "running requests use.\n"});
   });
   add({"GET"}, {"/model_info", "/get_model_info"},
       [this](const HttpRequest&, HttpResponder responder) {

@@ -157,7 +157,7 @@ std::string NativeReply::ChoiceText(size_t index) const {
                {"prompt_tokens", choice.prompt_tokens},
                {"weight_version", "default"},
                {"completion_tokens", options.prefill_only ? 0 : completion_tokens(index)},
-               {"cached_tokens", 0}};
+               {"cached_tokens", cached_tokens(index)}};
   if (!choice.finish_reason.is_null()) meta["e2e_latency"] = choice.e2e_latency;
   std::string meta_text = Dump(meta);
   if (options.sampling.logprobs >= 0) {

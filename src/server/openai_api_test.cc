@@ -131,7 +131,8 @@ TEST(OpenAiApiTest, ACompletionHasOpenAisShape) {
   EXPECT_EQ(answer["model"], "served");
   EXPECT_EQ(Dump(answer["choices"]),
             R"([{"index":0,"text":"Hello world","logprobs":null,"finish_reason":"stop"}])");
-  EXPECT_EQ(Dump(answer["usage"]), R"({"prompt_tokens":3,"completion_tokens":5,"total_tokens":8})");
+  EXPECT_EQ(Dump(answer["usage"]), R"({"prompt_tokens":3,"completion_tokens":5,"total_tokens":8,)"
+                                   R"("prompt_tokens_details":{"cached_tokens":2}})");
   const std::vector<Request> requests = fixture.engine.requests();
   ASSERT_EQ(requests.size(), 1u);
   EXPECT_EQ(requests[0].prompt, fixture.tokenizer.Encode("<bos>hi", true));
@@ -215,6 +216,7 @@ TEST(OpenAiApiTest, StopStringsAcrossTokensEndTheAnswerBeforeThem) {
       EXPECT_EQ(answer["choices"][0]["text"], "Hell");
       EXPECT_EQ(answer["choices"][0]["finish_reason"], "stop");
       EXPECT_EQ(answer["usage"]["completion_tokens"], 3) << "with the tokens of the stop string";
+      EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
     }
     EXPECT_TRUE(fixture.engine.WaitForCancel(0));
   }
@@ -254,6 +256,7 @@ TEST(OpenAiApiTest, SeveralPromptsAndChoicesAreNumberedPromptByPrompt) {
     EXPECT_EQ(answer["choices"][i]["text"], i < 2 ? "aHello world" : "bcHello world");
   }
   EXPECT_EQ(answer["usage"]["prompt_tokens"], 5) << "each prompt once";
+  EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 3) << "each prompt once";
   EXPECT_EQ(answer["usage"]["completion_tokens"], 20);
   const std::vector<Request> requests = fixture.engine.requests();
   ASSERT_EQ(requests.size(), 4u);

@@ -136,6 +136,16 @@ Json OpenAiReply::Envelope() const {
   return {{"id", id()}, {"object", object}, {"created", created_}, {"model", model_.name}};
 }
 
+// Prompts count once, however many choices answer them: the first of each, as the others may find
+// what it has computed.
+int64_t OpenAiReply::CachedTokens() const {
+  int64_t cached = 0;
+  for (size_t i = 0; i < choices(); i += static_cast<size_t>(request_.n)) {
+    cached += cached_tokens(i);
+  }
+  return cached;
+}
+
 Json OpenAiReply::Usage() const {
   int64_t completion = 0;
   int64_t reasoning = 0;
@@ -145,7 +155,8 @@ Json OpenAiReply::Usage() const {
   }
   Json usage = {{"prompt_tokens", plan().prompt_tokens},
                 {"completion_tokens", completion},
-                {"total_tokens", plan().prompt_tokens + completion}};
+                {"total_tokens", plan().prompt_tokens + completion},
+                {"prompt_tokens_details", {{"cached_tokens", CachedTokens()}}}};
   if (request_.thinking) usage["completion_tokens_details"] = {{"reasoning_tokens", reasoning}};
   return usage;
 }

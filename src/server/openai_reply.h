@@ -52,6 +52,7 @@ class OpenAiReply : public Reply {
   // JSON.
   Json Envelope() const;  // id, object, created, model
   Json Usage() const;
+  int64_t CachedTokens() const;
   Json Logprobs(Choice& choice) const;  // and forgets them
   Json TokenJson(int32_t token, double logprob) const;
   std::string LegacyToken(int32_t token) const;

@@ -34,6 +34,7 @@ void Reply::OnToken(size_t index, const TokenOutput& output) {
   // The first token of whichever choice is first: what a client sees as the time to first token.
   if (first_token_ == Clock::time_point{}) first_token_ = Clock::now();
   ++states_[index].completion_tokens;
+  states_[index].cached_tokens = output.cached_tokens;
   TakeToken(index, output);
 }
 
@@ -45,6 +46,7 @@ void Reply::OnFinish(size_t index, const RequestResult& result) {
     return;
   }
   states_[index].completion_tokens = result.completion_tokens;
+  states_[index].cached_tokens = result.cached_tokens;
   TakeEnd(index, result);
 }
 

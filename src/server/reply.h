@@ -92,11 +92,13 @@ class Reply {
   HttpResponder& responder() { return responder_; }
   // An eos or stop token counts too, for which there was no OnToken.
   int64_t completion_tokens(size_t index) const { return states_[index].completion_tokens; }
+  int64_t cached_tokens(size_t index) const { return states_[index].cached_tokens; }
   double SecondsSinceArrival() const;
 
  private:
   struct State {
     int64_t completion_tokens = 0;
+    int64_t cached_tokens = 0;  // of its prompt
     std::string finish;
     bool finished = false;
   };

@@ -177,7 +177,7 @@ void RequestDesk::OnToken(uint64_t key, size_t choice, const TokenOutput& output
 }
 
 void RequestDesk::OnFinish(uint64_t key, size_t choice, bool probe, const RequestResult& result) {
-  if (!probe) metrics_.OnTiming(result.timing);
+  if (!probe) metrics_.OnResult(result);
   const auto found = running_.find(key);
   if (found == running_.end()) return;
   Reply& reply = *found->second.reply;

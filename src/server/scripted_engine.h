@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <mutex>
@@ -51,6 +52,8 @@ class ScriptedEngine : public RequestSink {
   }
   int64_t context_length() const override { return 1000; }
   bool healthy() const override { return healthy_.load(); }
+  void FlushCache() override { ++flushes_; }
+  int flushes() const { return flushes_.load(); }
   void Break() { healthy_.store(false); }
   EngineLoad load() const override {
     return {.running = 2,
@@ -90,6 +93,7 @@ class ScriptedEngine : public RequestSink {
     RequestResult result;
     result.prompt_tokens = static_cast<int64_t>(request.prompt.size());
     result.reason = FinishReason::kStop;
+    result.cached_tokens = result.prompt_tokens - 1;
     const Deadline deadline = Soon();
     for (size_t i = 0; script_.repeat || i < script_.tokens.size(); ++i) {
       if (WasCancelled(request.id) || deadline.Passed()) break;
@@ -106,6 +110,7 @@ class ScriptedEngine : public RequestSink {
       TokenOutput output;
       output.token = script_.tokens[i % script_.tokens.size()];
       output.logprob = -0.5;
+      output.cached_tokens = result.cached_tokens;
       for (int64_t rank = 0; rank < request.sampling.logprobs; ++rank) {
         output.top.push_back(
             {static_cast<int32_t>(output.token + rank), -0.5 - static_cast<double>(rank)});
@@ -132,6 +137,7 @@ class ScriptedEngine : public RequestSink {
   std::vector<Request> requests_;
   std::vector<std::string> cancelled_;
   std::atomic<bool> healthy_{true};
+  std::atomic<int> flushes_{0};
   Queue<std::shared_ptr<Request>> queue_;
   std::thread thread_;
 };

@@ -91,6 +91,12 @@ ServeMetrics::ServeMetrics(const Server& server)
       aborted_(registry_.AddCounter("sglang:num_aborted_requests_total",
                                     "Requests that ended early, by the client or an operator.",
                                     ModelLabels(server))),
+      cached_tokens_(registry_.AddCounter("sglang:cached_tokens_total",
+                                          "Prompt tokens that were found in the prefix cache.",
+                                          With(ModelLabels(server), "cache_source", "device"))),
+      retracted_(registry_.AddCounter("sglang:num_retracted_requests_total",
+                                      "How often requests had to give up their pages.",
+                                      EngineLabels(server))),
       time_to_first_token_(StreamHistogram("sglang:time_to_first_token_seconds",
                                            "From a request's arrival to its first token.",
                                            List(kFirstTokenBounds))),
@@ -188,7 +194,10 @@ void ServeMetrics::OnEnd(Meter& meter, int64_t completion_tokens, Clock::time_po
   generation_lengths_.Observe(static_cast<double>(meter.tokens));
 }
 
-void ServeMetrics::OnTiming(const RequestTiming& timing) {
+void ServeMetrics::OnResult(const RequestResult& result) {
+  const RequestTiming& timing = result.timing;
+  cached_tokens_.Add(static_cast<double>(result.cached_tokens));
+  retracted_.Add(static_cast<double>(result.retractions));
   queue_time_.Observe(timing.queue_seconds);
   if (timing.prefill_seconds > 0) prefill_time_.Observe(timing.prefill_seconds);
 }

@@ -58,7 +58,7 @@ class ServeMetrics {
   // Its client went away, or somebody had it end early.
   void OnAbort() { aborted_.Add(); }
   // What the engine says of any request that it has finished.
-  void OnTiming(const RequestTiming& timing);
+  void OnResult(const RequestResult& result);
 
   // Routes that count their requests. The metrics must outlive them.
   std::vector<HttpRoute> Count(std::vector<HttpRoute> routes);
@@ -92,6 +92,8 @@ class ServeMetrics {
   ByStream<Counter> generation_tokens_;
   ByStream<Counter> requests_;
   Counter& aborted_;
+  Counter& cached_tokens_;
+  Counter& retracted_;
   ByStream<Histogram> time_to_first_token_;
   Histogram& inter_token_latency_;
   ByStream<Histogram> time_per_output_token_;

@@ -86,13 +86,21 @@ TEST(ServeMetricsTest, TheEnginesLoadIsShownAsItIs) {
   EXPECT_EQ(Value(text, "sglang:context_len" + kEngine), "300.0");
 }
 
-TEST(ServeMetricsTest, TimesOfTheEngineAreObserved) {
+TEST(ServeMetricsTest, ResultsOfTheEngineAreObserved) {
   ServeMetrics metrics(Server());
-  metrics.OnTiming({.queue_seconds = 0.25, .prefill_seconds = 2.0, .decode_seconds = 1.0});
-  metrics.OnTiming({.queue_seconds = 0.5, .prefill_seconds = 0.0, .decode_seconds = 0.0});
+  RequestResult result;
+  result.cached_tokens = 64;
+  result.retractions = 2;
+  result.timing = {.queue_seconds = 0.25, .prefill_seconds = 2.0, .decode_seconds = 1.0};
+  metrics.OnResult(result);
+  result.timing = {.queue_seconds = 0.5, .prefill_seconds = 0.0, .decode_seconds = 0.0};
+  metrics.OnResult(result);
   const std::string text = metrics.Render({}, kStart);
   EXPECT_EQ(Value(text, "sglang:queue_time_seconds_sum" + kEngine), "0.75");
   EXPECT_EQ(Value(text, "sglang:queue_time_seconds_count" + kEngine), "2.0");
+  EXPECT_EQ(Value(text, "sglang:cached_tokens_total{model_name=\"m\",cache_source=\"device\"}"),
+            "128.0");
+  EXPECT_EQ(Value(text, "sglang:num_retracted_requests_total" + kEngine), "4.0");
   std::string stage = kEngine;
   stage.insert(stage.size() - 1, ",stage=\"prefill_forward\"");
   EXPECT_EQ(Value(text, "sglang:per_stage_req_latency_seconds_count" + stage), "1.0")
