@@ -100,6 +100,7 @@ struct Sizes {
     const int64_t value = (c.v_head_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
     const int64_t head = Matrix(pages * kPage, c.qk_head_dim() + value);
     const int64_t expand = std::min(std::max(kExpandBytes, head), heads * head) +
+                           Floats(threads * kBlocksTogether, kDenseStateFloats + kPage * value) +
                            Floats(threads * kPage, c.qk_nope_head_dim + c.v_head_dim) +
                            Matrix(threads * kPage, c.latent_dim());
     const int64_t mask = c.sparse() ? rows * pages * 8 : 0;

@@ -33,6 +33,10 @@ inline constexpr int64_t kPiecePages = 256;
 inline constexpr int64_t kExpertRows = 128;
 // Rows of a decode step that the ranks of a TP group compute together, at most.
 inline constexpr int64_t kTogetherRows = 256;
+// Blocks of 64 queries that walk the pages of a head together, and how many pages each takes in its
+// turn: with what is kept of the blocks, they fit into a second-level cache of 1 MB.
+inline constexpr int64_t kBlocksTogether = 6;
+inline constexpr int64_t kPagesTogether = 8;
 // Bound on the memory of expanded keys and values of materialised heads; one head at least.
 inline constexpr int64_t kExpandBytes = int64_t{64} << 20;
 

@@ -325,6 +325,8 @@ class OnlineSoftmax {
 };
 
 void DenseAttention(const DenseAttentionArgs& args) {
+  // Nothing is kept between calls: the last one computes all pages.
+  if (args.state != nullptr && args.page_end <= args.first_position / kPage) return;
   for (int64_t i = 0; i < args.m; ++i) {
     const int64_t position = args.first_position + i;
     OnlineSoftmax softmax(args.type, args.value_dim);
