@@ -18,7 +18,6 @@ namespace causeway {
 namespace {
 
 constexpr int kTurns = 5;  // and one before, untimed, that warms caches and memory
-constexpr int64_t kBandwidthBlock = int64_t{256} << 20;  // what each thread reads
 
 struct DecodeFlags {
   ModelFlags model;

@@ -141,7 +141,7 @@ Status BenchPeak(bool json) {
   const std::pair<const char*, int64_t> blocks[] = {{"L1 (16 KiB)", 16 << 10},
                                                     {"L2 (512 KiB)", 512 << 10},
                                                     {"L3 (6 MiB)", 6 << 20},
-                                                    {"memory (256 MiB)", 256 << 20}};
+                                                    {"memory (256 MiB)", kBandwidthBlock}};
   nlohmann::json out = {
       {"f32_flops", peak.f32}, {"bf16_flops", peak.bf16}, {"int8_ops", peak.int8}};
   if (!json) {
@@ -153,7 +153,16 @@ Status BenchPeak(bool json) {
     out["read_bytes_per_s"][name] = rate;
     if (!json) std::printf("reads %-18s %7.1f GB/s\n", name, rate * 1e-9);
   }
-  if (json) std::printf("%s\n", out.dump().c_str());
+  const int cpus = std::max(1, static_cast<int>(AllowedCpus().size()));
+  const double all = MeasureReadBandwidth(kBandwidthBlock, cpus);
+  out["read_bytes_per_s"]["memory, all CPUs"] = all;
+  out["cpus"] = cpus;
+  if (json) {
+    std::printf("%s\n", out.dump().c_str());
+  } else {
+    std::printf("%d threads at once:\nreads %-18s %7.1f GB/s\n", cpus, "memory (256 MiB)",
+                all * 1e-9);
+  }
   return Status();
 }
 
@@ -204,7 +213,7 @@ Status BenchKernels(const BenchKernelsFlags& flags) {
   }
   const ScopedFlushDenormals flush;
   const BarePeak peak = MeasureBarePeak();
-  const double memory = MeasureReadBandwidth(256 << 20);
+  const double memory = MeasureReadBandwidth(kBandwidthBlock);
   nlohmann::json out = nlohmann::json::array();
   if (!flags.json) {
     std::printf(

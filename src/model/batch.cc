@@ -35,7 +35,7 @@ StepSlices SlicesOf(const Batch& batch, const Layout& layout, const TokenCost& c
 }
 
 bool WorkTogether(const Layout& layout, const Batch& batch, const std::vector<Slice>& slices) {
-  if (layout.tp == 1 || layout.ranks_per_host() % layout.tp != 0) return false;
+  if (!layout.tp_shares_memory()) return false;
   int64_t rows = 0;
   for (const Slice& slice : slices) {
     if (!batch.extends[static_cast<size_t>(slice.extend)].decode) return false;

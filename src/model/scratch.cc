@@ -45,7 +45,7 @@ struct Sizes {
         threads(layout.threads_per_rank),
         heads((config.num_attention_heads + layout.tp - 1) / layout.tp),
         inner((config.intermediate_size + layout.tp - 1) / layout.tp),
-        sums(layout.tp > 1 ? 2 : 0) {}
+        sums(layout.cuts_heads() ? 2 : 0) {}
 
   static int64_t Floats(int64_t rows, int64_t cols) { return rows * cols * 4; }
   int64_t Matrix(int64_t rows, int64_t cols) const { return rows * cols * type_size; }
