@@ -127,6 +127,56 @@ TEST(OpSet, ColumnsOfAProductAreThoseOfTheWhole) {
   }
 }
 
+// Columns that are whole panels, which the product joins itself, and others.
+TEST(OpSet, AJoinedProductHasTheBitsOfItsParts) {
+  constexpr int64_t kK = 96;
+  ThreadTeam one(1);
+  ThreadTeam two(2);
+  const ScopedFlushDenormals flush;
+  for (const OpTable* table : SupportedTables()) {
+    const OpSet ops_one(*table, one);
+    const OpSet ops_two(*table, two);
+    for (const DType type : {DType::kF32, DType::kBf16, DType::kI8, DType::kF8}) {
+      for (const int64_t half : {64, 192, 200}) {
+        RandomValues random(kSeed);
+        const Weight weight = RandomWeight(type, 2 * half, kK, 1, random);
+        const DType x_type = type == DType::kF32 ? DType::kF32 : DType::kBf16;
+        for (const int64_t rows : {0, 1, 5, 65, 390}) {
+          const GuardedBytes x = RandomArray(x_type, rows * kK, random);
+          const Rows in = Rows::Dense(x.data(), x_type, rows, kK);
+          for (const DType out_type : {DType::kF32, DType::kBf16}) {
+            for (const auto& [begin, end] : {std::pair{int64_t{0}, half},
+                                             {int64_t{64}, half / 64 * 64},
+                                             {int64_t{64}, int64_t{64}}}) {
+              if (begin > end) continue;
+              const auto bits = [&](const OpSet& ops, bool joined) {
+                Arena arena;
+                const Activation a = ops.Prepare(in, type, arena);
+                const OutputMatrix out(out_type, rows, end - begin, end - begin + 3, random);
+                const Rows to{out.data(), out_type, rows, end - begin, end - begin + 3};
+                if (joined) {
+                  ops.SiluProduct(a, weight, begin, end, arena, to);
+                } else {
+                  ops.SiluMul(ops.LinearColumns(a, weight, begin, end, arena),
+                              ops.LinearColumns(a, weight, half + begin, half + end, arena), to);
+                }
+                OpResult result;
+                out.Collect(&result);
+                EXPECT_EQ(result.fault, "");
+                return result.bits;
+              };
+              const auto parts = bits(ops_one, false);
+              EXPECT_TRUE(bits(ops_one, true) == parts && bits(ops_two, true) == parts)
+                  << table->name << " " << NameOf(type) << " to " << NameOf(out_type) << ", "
+                  << rows << " rows, columns " << begin << " to " << end << " of " << half;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(OpSet, RowOperationsHaveTheSameBitsForEveryNumberOfThreads) {
   RandomValues random(kSeed);
   constexpr int64_t kCols = 96;

@@ -46,6 +46,10 @@ enum class Epilogue : uint8_t {
   kStoreBf16,  // c = bf16(y)
   kAddF32,     // c = c + c_scale[i] * y   (a multiplication and an addition; c_scale null: c + y)
   kStoreI32,   // int8 only: c = the exact sum, before its scales
+  // c = silu(y) * y', in the arithmetic of SiluMulArgs, where y' is the column n / 2 further: W is
+  // two matrices, gate and up. n / 2 is a multiple of kPanel, and panels are of the first half.
+  kSiluMulF32,
+  kSiluMulBf16,  // the same, rounded once
 };
 
 // y[i, j] = sum over k of a[row(i), k] * W[j, k] for i in [0, m) and the columns of the panels
