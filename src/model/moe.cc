@@ -202,6 +202,7 @@ Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const Exper
 // panel: one worker adds all experts' outputs to its columns, in ascending expert order, so that
 // the sum's order is fixed without a buffer of outputs.
 void Forward::ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<float, 2> x) {
+  const ArenaScope scope(arena_);  // the slots' products go before the shared expert's come
   const TraceZone zone(trace_, "experts", static_cast<int32_t>(layer));
   const MoeWeights& w = weights_.layer(layer).moe;
   const int64_t active = config_.num_experts_per_tok;
