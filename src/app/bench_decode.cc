@@ -18,7 +18,6 @@ namespace causeway {
 namespace {
 
 constexpr int kTurns = 5;  // and one before, untimed, that warms caches and memory
-constexpr int64_t kBandwidthBlock = int64_t{256} << 20;  // what each thread reads
 
 struct DecodeFlags {
   ModelFlags model;
@@ -104,7 +103,7 @@ StatusOr<std::vector<Sequences>> PrefillAll(ModelHost& host, const DecodeFlags& 
 }
 
 nlohmann::json ToJson(const Result& result, const std::vector<DecodeBytes>& needed,
-                      const std::vector<double>& bandwidth, const DecodeFlags& flags) {
+                      double bandwidth, const DecodeFlags& flags) {
   nlohmann::json out = nlohmann::json::array();
   for (size_t i = 0; i < result.timings.size(); ++i) {
     const double best = result.timings[i].best();
@@ -117,7 +116,7 @@ nlohmann::json ToJson(const Result& result, const std::vector<DecodeBytes>& need
                    {"tokens_per_s", static_cast<double>(flags.batch_size) / best},
                    {"bytes", {{"weights", needed[i].weights}, {"keys", needed[i].keys}}},
                    {"bytes_per_s", rate},
-                   {"share_of_bandwidth", rate / bandwidth[0]},
+                   {"share_of_bandwidth", rate / bandwidth},
                    {"operations", OperationJson(result.timings[i].operations)}});
   }
   return out;
@@ -143,6 +142,13 @@ Status RunDecode(const DecodeFlags& flags) {
     pages += flags.batch_size * ((length + flags.output_len + kPage - 1) / kPage);
   }
   const int64_t longest = *std::max_element(flags.input_lens.begin(), flags.input_lens.end());
+  CAUSEWAY_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(options.model_path));
+  if (longest + flags.output_len > config.max_position_embeddings) {
+    return InvalidArgument(Text("--input-len ", longest, " and --output-len ", flags.output_len,
+                                " are more than max_position_embeddings ",
+                                config.max_position_embeddings, " of ", options.model_path,
+                                "/config.json"));
+  }
   // No more cache than the sequences need.
   if (options.context_length == 0) options.context_length = longest + flags.output_len;
   if (options.max_total_tokens == 0) options.max_total_tokens = pages * kPage;
@@ -184,9 +190,9 @@ Status RunDecode(const DecodeFlags& flags) {
     nlohmann::json report = {{"model", flags.model.model_path},
                              {"isa", host->ops().name},
                              {"memory_bytes_per_s", bandwidth[0]},
-                             {"results", ToJson(results[0], needed, bandwidth, flags)}};
+                             {"results", ToJson(results[0], needed, bandwidth[0], flags)}};
     if (results.size() > 1) {
-      report["vs"] = ToJson(results[1], needed, {bandwidth[1]}, flags);
+      report["vs"] = ToJson(results[1], needed, bandwidth[1], flags);
     }
     std::printf("%s\n", report.dump().c_str());
     return WriteTraceFile(flags.model.trace, host->ranks());
@@ -222,7 +228,7 @@ void AddBenchDecode(CLI::App& bench, Run& run) {
       ->add_option("--input-len", flags->input_lens,
                    "Tokens before the first decode step; several lengths with commas between")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   decode
       ->add_option("--output-len", flags->output_len,

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "app/bench_attention.h"
+#include "app/bench_other_kernels.h"
 #include "app/flags.h"
 #include "app/onednn_product.h"
 #include "base/thread_team.h"
@@ -141,7 +141,7 @@ Status BenchPeak(bool json) {
   const std::pair<const char*, int64_t> blocks[] = {{"L1 (16 KiB)", 16 << 10},
                                                     {"L2 (512 KiB)", 512 << 10},
                                                     {"L3 (6 MiB)", 6 << 20},
-                                                    {"memory (256 MiB)", 256 << 20}};
+                                                    {"memory (256 MiB)", kBandwidthBlock}};
   nlohmann::json out = {
       {"f32_flops", peak.f32}, {"bf16_flops", peak.bf16}, {"int8_ops", peak.int8}};
   if (!json) {
@@ -153,19 +153,28 @@ Status BenchPeak(bool json) {
     out["read_bytes_per_s"][name] = rate;
     if (!json) std::printf("reads %-18s %7.1f GB/s\n", name, rate * 1e-9);
   }
-  if (json) std::printf("%s\n", out.dump().c_str());
+  const int cpus = std::max(1, static_cast<int>(AllowedCpus().size()));
+  const double all = MeasureReadBandwidth(kBandwidthBlock, cpus);
+  out["read_bytes_per_s"]["memory, all CPUs"] = all;
+  out["cpus"] = cpus;
+  if (json) {
+    std::printf("%s\n", out.dump().c_str());
+  } else {
+    std::printf("%d threads at once:\nreads %-18s %7.1f GB/s\n", cpus, "memory (256 MiB)",
+                all * 1e-9);
+  }
   return Status();
 }
 
 // Kernels of attention and the indexer: rows of the table, or objects in `out`.
-void BenchAttention(const OpTable& table, const BarePeak& peak, const BenchKernelsFlags& flags,
-                    nlohmann::json& out) {
+void BenchOthers(const OpTable& table, const BarePeak& peak, const BenchKernelsFlags& flags,
+                 nlohmann::json& out) {
   if (!flags.json) {
     std::printf("%-42s %-5s %9s %7s %12s\n", "kernel", "type", "GFLOP/s", "% peak", "us a row");
   }
-  for (const std::string& name : AttentionKernelNames()) {
+  for (const std::string& name : OtherKernelNames()) {
     if (name.find(flags.shapes) == std::string::npos) continue;
-    const AttentionKernel kernel = MakeAttentionKernel(name);
+    const OtherKernel kernel = MakeOtherKernel(name);
     const double seconds = BestSeconds(flags.seconds, [&](int) { kernel.run(table); });
     const double share = kernel.flops / seconds / PeakOf(peak, kernel.type);
     const char* type = kernel.type == DType::kI8 ? "int8" : "bf16";
@@ -176,8 +185,13 @@ void BenchAttention(const OpTable& table, const BarePeak& peak, const BenchKerne
                    {"share_of_peak", share},
                    {"seconds_per_row", seconds / kernel.rows}});
     if (flags.json) continue;
-    std::printf("%-42s %-5s %9.1f %7.1f %12.3f\n", name.c_str(), type,
-                kernel.flops / seconds * 1e-9, 100.0 * share, seconds / kernel.rows * 1e6);
+    std::printf("%-42s %-5s", name.c_str(), type);
+    if (kernel.flops > 0) {
+      std::printf(" %9.1f %7.1f", kernel.flops / seconds * 1e-9, 100.0 * share);
+    } else {
+      std::printf(" %9s %7s", "-", "-");
+    }
+    std::printf(" %12.3f\n", seconds / kernel.rows * 1e6);
     std::fflush(stdout);
   }
 }
@@ -186,7 +200,7 @@ void BenchAttention(const OpTable& table, const BarePeak& peak, const BenchKerne
 std::vector<std::string> ShapeNames() {
   std::vector<std::string> names;
   for (const Shape& shape : kShapes) names.emplace_back(shape.name);
-  for (std::string& name : AttentionKernelNames()) names.push_back(std::move(name));
+  for (std::string& name : OtherKernelNames()) names.push_back(std::move(name));
   return names;
 }
 
@@ -204,7 +218,7 @@ Status BenchKernels(const BenchKernelsFlags& flags) {
   }
   const ScopedFlushDenormals flush;
   const BarePeak peak = MeasureBarePeak();
-  const double memory = MeasureReadBandwidth(256 << 20);
+  const double memory = MeasureReadBandwidth(kBandwidthBlock);
   nlohmann::json out = nlohmann::json::array();
   if (!flags.json) {
     std::printf(
@@ -253,7 +267,7 @@ Status BenchKernels(const BenchKernelsFlags& flags) {
       }
     }
   }
-  if (flags.rows == 0) BenchAttention(*table, peak, flags, out);
+  if (flags.rows == 0) BenchOthers(*table, peak, flags, out);
   if (flags.json) std::printf("%s\n", out.dump().c_str());
   return Status();
 }
@@ -265,10 +279,10 @@ void AddBenchKernels(CLI::App& bench, Run& run) {
   CLI::App* peak = bench.add_subcommand("peak", "What one thread of this machine can do");
   RegisterJson(*peak, flags->json);
   peak->callback([flags, &run] { run = [flags] { return BenchPeak(flags->json); }; });
-  CLI::App* kernels = bench.add_subcommand(
-      "kernels",
-      "Matrix products and attention of one thread beside the peak, and oneDNN's products "
-      "where it is built in");
+  CLI::App* kernels =
+      bench.add_subcommand("kernels",
+                           "Kernels of one thread beside the peak, and oneDNN's products "
+                           "where it is built in");
   kernels->add_option("--isa", flags->isa, "Instruction set, as for serve")->capture_default_str();
   kernels->add_option("--shapes", flags->shapes,
                       "Only matrices and kernels whose name contains this");

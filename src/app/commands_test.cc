@@ -239,6 +239,33 @@ TEST_F(Commands, BenchPrefillNamesWhatItMeasured) {
   EXPECT_FALSE(events.at("traceEvents").empty());
 }
 
+TEST_F(Commands, BenchDecodeMeasuresEveryLengthWithBothLayouts) {
+  const std::string model = MakeTinyModel();
+  const auto report =
+      Good({"bench", "decode", "--model-path", model, "--input-len", "40,100", "--output-len", "3",
+            "--batch-size", "2", "--tp", "2", "--vs", "tp=1", "--json"})
+          .Json();
+  EXPECT_GT(report.at("memory_bytes_per_s"), 0);
+  for (const char* layout : {"results", "vs"}) {
+    const auto& results = report.at(layout);
+    ASSERT_EQ(results.size(), 2u) << layout;
+    for (const auto& result : results) {
+      EXPECT_GT(result.at("seconds_per_token"), 0);
+      EXPECT_EQ(result.at("batch_size"), 2);
+      EXPECT_FALSE(result.at("operations").empty());
+    }
+    EXPECT_EQ(results[0].at("input_len"), 40);
+    EXPECT_GT(results[1].at("bytes").at("keys"), results[0].at("bytes").at("keys"));
+  }
+  const auto bad = [&](const std::string& lengths, const std::string& said) {
+    Bad({"bench", "decode", "--model-path", model, "--input-len", lengths}, said);
+  };
+  bad("0", "--input-len");
+  bad("64,abc", "--input-len");
+  bad("1000000000", "--input-len 1000000000");
+  Bad({"bench", "decode", "--model-path", model, "--vs", "cp=2"}, "cp=2");
+}
+
 TEST_F(Commands, BenchPrefillCountsWhatRanksReadOfEachOther) {
   const std::string model = MakeTinyModel();
   const std::vector<std::string> arguments = {"bench",     "prefill",     "--model-path",

@@ -82,18 +82,51 @@ std::vector<std::vector<int32_t>> MatrixPrompts(int64_t vocab_size) {
   return prompts;
 }
 
+namespace {
+
+// Decode steps after the prompts: tokens of each sequence, and whether of the longest alone.
+struct DecodeStep {
+  int64_t tokens;
+  bool alone;
+};
+// Several tokens: as when drafts are verified. The ranks of a TP group work differently on one row,
+// on a few and on many.
+constexpr DecodeStep kDecodeSteps[] = {{1, false}, {1, true}, {4, false}, {3, true}, {1, false}};
+constexpr int64_t kDecodedTokens = 1 + 1 + 4 + 3 + 1;
+
+// A step of the ranks, whose logits go to the sequences that own its extends.
+Status MatrixStep(ModelHost& host, const Batch& batch, const std::vector<size_t>& owners,
+                  std::vector<std::vector<float>>& logits) {
+  StepOutput output(host.config(), host.weights().mode(), batch, nullptr);
+  CAUSEWAY_RETURN_IF_ERROR(host.ranks().RunStep(batch, output));
+  for (size_t i = 0; i < owners.size(); ++i) {
+    const Extend& e = batch.extends[i];
+    const float* first = output.logits().row(output.RowOf(batch, static_cast<int32_t>(i), e.begin));
+    auto& to = logits[owners[i]];
+    to.insert(to.end(), first, first + (e.end() - e.begin) * host.config().vocab_size);
+  }
+  return Status();
+}
+
+}  // namespace
+
 StatusOr<std::vector<float>> MatrixLogits(ModelHost& host, const LayoutCase& one,
                                           const std::vector<std::vector<int32_t>>& prompts) {
   // Weights and cache stay; only the ranks are made anew.
   if (host.ranks().layout() != one.layout) host.SetLayout(one.layout);
   std::vector<std::unique_ptr<SequenceRun>> runs;
   for (size_t i = 0; i < prompts.size(); ++i) {
-    CAUSEWAY_ASSIGN_OR_RETURN(auto run,
-                              SequenceRun::Make(host, static_cast<int64_t>(prompts[i].size())));
+    CAUSEWAY_ASSIGN_OR_RETURN(
+        auto run,
+        SequenceRun::Make(host, static_cast<int64_t>(prompts[i].size()) + kDecodedTokens));
     runs.push_back(std::move(run));
   }
   std::vector<std::vector<float>> logits(prompts.size());
   std::vector<int64_t> done(prompts.size(), 0);
+  // In turn: which group computes a sequence must not change its logits.
+  const auto group = [&](size_t i) {
+    return static_cast<int32_t>(i % static_cast<size_t>(one.layout.dp));
+  };
   for (;;) {
     Batch batch;
     std::vector<size_t> owners;
@@ -107,22 +140,36 @@ StatusOr<std::vector<float>> MatrixLogits(ModelHost& host, const LayoutCase& one
                                .decode = false,
                                .pages = runs[i]->pages(),
                                .logits = LogitsWanted::kAll,
-                               // In turn: which group computes a sequence must not change its
-                               // logits.
-                               .dp = static_cast<int32_t>(i % static_cast<size_t>(one.layout.dp))});
+                               .dp = group(i)});
       owners.push_back(i);
       done[i] = end;
     }
     if (batch.extends.empty()) break;
-    StepOutput output(host.config(), host.weights().mode(), batch, nullptr);
-    CAUSEWAY_RETURN_IF_ERROR(host.ranks().RunStep(batch, output));
-    for (size_t i = 0; i < owners.size(); ++i) {
-      const Extend& e = batch.extends[i];
-      const float* first =
-          output.logits().row(output.RowOf(batch, static_cast<int32_t>(i), e.begin));
-      auto& to = logits[owners[i]];
-      to.insert(to.end(), first, first + (e.end() - e.begin) * host.config().vocab_size);
+    CAUSEWAY_RETURN_IF_ERROR(MatrixStep(host, batch, owners, logits));
+  }
+  size_t longest = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (prompts[i].size() > prompts[longest].size()) longest = i;
+  }
+  for (const DecodeStep& step : kDecodeSteps) {
+    Batch batch;
+    std::vector<size_t> owners;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      if (step.alone && i != longest) continue;
+      std::vector<int32_t> tokens;
+      for (int64_t t = 0; t < step.tokens; ++t) {
+        tokens.push_back(static_cast<int32_t>((done[i] + t) * 31 % host.config().vocab_size));
+      }
+      batch.extends.push_back({.tokens = tokens,
+                               .begin = done[i],
+                               .decode = true,
+                               .pages = runs[i]->pages(),
+                               .logits = LogitsWanted::kAll,
+                               .dp = group(i)});
+      owners.push_back(i);
+      done[i] += step.tokens;
     }
+    CAUSEWAY_RETURN_IF_ERROR(MatrixStep(host, batch, owners, logits));
   }
   std::vector<float> all;
   for (const auto& one_prompt : logits) all.insert(all.end(), one_prompt.begin(), one_prompt.end());

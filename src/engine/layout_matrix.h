@@ -36,9 +36,10 @@ std::vector<std::vector<LayoutCase>> SampleGroups(std::vector<std::vector<Layout
 // fixed seed.
 std::vector<std::vector<int32_t>> MatrixPrompts(int64_t vocab_size);
 
-// Computes the prompts together, each in the data-parallel group index % dp: the logits of all
-// positions, one after another. The host must have been loaded for the layout's number of hosts; on
-// one host any layout will do.
+// Computes the prompts together, each in the data-parallel group index % dp, and then some tokens
+// after each in decode steps: of all sequences, one token and several, and of the longest alone.
+// Returns the logits of all positions, one sequence after another. The host must have been loaded
+// for the layout's number of hosts; on one host any layout will do.
 StatusOr<std::vector<float>> MatrixLogits(ModelHost& host, const LayoutCase& one,
                                           const std::vector<std::vector<int32_t>>& prompts);
 

@@ -2,8 +2,10 @@
 // values.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
+#include "base/buffer.h"
 #include "kernels/op_cases.h"
 
 namespace causeway {
@@ -135,6 +137,7 @@ struct DenseCase {
   float sharpness = 4.0f;  // the scale, times sqrt(key_dim)
   int64_t gap = 0;
   bool selected = false;
+  int64_t step = 0;  // pages of a call; 0: all in one
 };
 
 // Which keys rows see, row after row: all, about half, one in the last page, one in the first.
@@ -169,23 +172,36 @@ OpResult Run(const DenseCase& c, const OpTable& table, uint64_t seed, void* scra
   const GuardedArray<uint64_t> selected(c.m * pages);
   SelectKeys(c, pages, random, selected.data());
   const OutputMatrix out(c.type, c.m, c.value_dim, c.value_dim + 2 * c.gap);
-  table.dense_attention({.type = c.type,
-                         .q = q.data(),
-                         .q_stride = c.key_dim + c.gap,
-                         .m = c.m,
-                         .first_position = c.first_position,
-                         .key_dim = c.key_dim,
-                         .value_dim = c.value_dim,
-                         .k_panels = k_panels.data(),
-                         .k_page_stride = k_page,
-                         .v_panels = v_panels.data(),
-                         .v_page_stride = v_page,
-                         .scale = c.sharpness / std::sqrt(static_cast<float>(c.key_dim)),
-                         .out = out.data(),
-                         .out_stride = c.value_dim + 2 * c.gap,
-                         .scratch = scratch,
-                         .selected = c.selected ? selected.data() : nullptr,
-                         .selected_stride = pages});
+  DenseAttentionArgs args = {.type = c.type,
+                             .q = q.data(),
+                             .q_stride = c.key_dim + c.gap,
+                             .m = c.m,
+                             .first_position = c.first_position,
+                             .key_dim = c.key_dim,
+                             .value_dim = c.value_dim,
+                             .k_panels = k_panels.data(),
+                             .k_page_stride = k_page,
+                             .v_panels = v_panels.data(),
+                             .v_page_stride = v_page,
+                             .scale = c.sharpness / std::sqrt(static_cast<float>(c.key_dim)),
+                             .out = out.data(),
+                             .out_stride = c.value_dim + 2 * c.gap,
+                             .scratch = scratch,
+                             .selected = c.selected ? selected.data() : nullptr,
+                             .selected_stride = pages};
+  if (c.step == 0) {
+    table.dense_attention(args);
+  } else {
+    // What the scratch memory holds between calls does not matter, unlike the state.
+    const Buffer state((kDenseStateFloats + v_page) * 4);
+    args.state = state.as<float>();
+    for (int64_t page = 0; page < pages; page += c.step) {
+      args.page_begin = page;
+      args.page_end = std::min(pages, page + c.step);
+      table.dense_attention(args);
+      std::memset(scratch, 0xff, 4096);
+    }
+  }
   OpResult result;
   out.Collect(&result);
   return result;
@@ -197,7 +213,7 @@ void Add(const DenseCase& c, std::vector<OpCase>* cases) {
   out.name =
       Text("dense_attention ", NameOf(c.type), " m=", c.m, " first_position=", c.first_position,
            " key_dim=", c.key_dim, " value_dim=", c.value_dim, " sharpness=", c.sharpness,
-           " gap=", c.gap, " selected=", c.selected);
+           " gap=", c.gap, " selected=", c.selected, " step=", c.step);
   out.work = c.m * (c.first_position + kPage) * (c.key_dim + c.value_dim);
   out.exact = false;
   out.fused = true;  // 2^x, in both types
@@ -237,6 +253,18 @@ void AddDense(std::vector<OpCase>* cases) {
     }
     for (const int64_t key_dim : {2, 6, 192}) {
       Add({.type = type, .m = 11, .first_position = 64, .key_dim = key_dim, .value_dim = 128},
+          cases);
+    }
+    // Page by page, and with a last call of fewer pages.
+    for (const int64_t step : {1, 2, 3}) {
+      Add({.type = type,
+           .m = 19,
+           .first_position = 4 * kPage + 5,
+           .key_dim = 48,
+           .value_dim = 40,
+           .gap = 1,
+           .selected = step == 2,
+           .step = step},
           cases);
     }
     Add({.type = type, .m = 64, .first_position = 192, .key_dim = 192, .value_dim = 128}, cases);

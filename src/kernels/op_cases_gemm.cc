@@ -28,10 +28,12 @@ struct GemmCase {
 };
 
 const char* NameOf(Epilogue epilogue) {
-  return epilogue == Epilogue::kStoreF32    ? "store_f32"
-         : epilogue == Epilogue::kStoreBf16 ? "store_bf16"
-         : epilogue == Epilogue::kStoreI32  ? "store_i32"
-                                            : "add_f32";
+  return epilogue == Epilogue::kStoreF32      ? "store_f32"
+         : epilogue == Epilogue::kStoreBf16   ? "store_bf16"
+         : epilogue == Epilogue::kStoreI32    ? "store_i32"
+         : epilogue == Epilogue::kSiluMulF32  ? "silu_mul_f32"
+         : epilogue == Epilogue::kSiluMulBf16 ? "silu_mul_bf16"
+                                              : "add_f32";
 }
 
 OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scratch) {
@@ -74,7 +76,8 @@ OpResult Run(const GemmCase& c, const OpTable& table, uint64_t seed, void* scrat
   rows.resize(static_cast<size_t>(c.m));
   const GuardedArray<int32_t> scattered(c.m);
   std::copy(rows.begin(), rows.end(), scattered.begin());
-  const DType out_type = c.epilogue == Epilogue::kStoreBf16 ? DType::kBf16 : DType::kF32;
+  const bool rounds = c.epilogue == Epilogue::kStoreBf16 || c.epilogue == Epilogue::kSiluMulBf16;
+  const DType out_type = rounds ? DType::kBf16 : DType::kF32;
   // Random values first, as kAddF32 adds to them.
   const OutputMatrix out(out_type, c_rows, c.n, c.n + c.gap, random);
 
@@ -130,6 +133,13 @@ void Add(GemmCase c, std::vector<OpCase>* cases) {
   out.tolerance.absolute =
       c.spread == Spread::kTiny ? 0x1p-120 : 0x1p-23 * static_cast<double>(c.k + 4);
   if (c.epilogue == Epilogue::kStoreBf16) out.tolerance.relative = 0x1p-7;
+  const bool rounds = c.epilogue == Epilogue::kSiluMulBf16;
+  if (rounds || c.epilogue == Epilogue::kSiluMulF32) {
+    // The reference calls std::exp. An error of one half is multiplied by the other, below 8; int8
+    // halves are exact and large.
+    out.exact = false;
+    out.tolerance = {8 * out.tolerance.absolute, rounds ? 0x1p-7 : 2e-6};
+  }
   out.run = [c](const OpTable& table, uint64_t seed, void* scratch) {
     return Run(c, table, seed, scratch);
   };
@@ -169,6 +179,24 @@ void AddGemmCases(std::vector<OpCase>* cases) {
                .scatter = (option & 2) != 0,
                .scaled = epilogue == Epilogue::kAddF32 && option >= 4,
                .gap = option * 3},
+              cases);
+        }
+      }
+    }
+    // Gate and up of one and of two panels; the second half is read only.
+    for (const Epilogue epilogue : {Epilogue::kSiluMulF32, Epilogue::kSiluMulBf16}) {
+      for (const int64_t m : {0, 1, 7, 67, 200}) {
+        for (int option = 0; option < 4; ++option) {
+          Add({.type = type,
+               .m = m,
+               .n = option < 2 ? 128 : 256,
+               .k = 20,
+               .epilogue = epilogue,
+               .panel_begin = option == 3 ? 1 : 0,
+               .panel_end = option < 2 ? 1 : 2,
+               .gather = (option & 1) != 0,
+               .scatter = option == 2,
+               .gap = option * 2},
               cases);
         }
       }

@@ -110,6 +110,19 @@ GemmArgs GemmOf(const Activation& x, const Weight& w, int64_t k_begin) {
   return args;
 }
 
+bool SiluFits(const GemmArgs& args, int64_t begin, int64_t end) {
+  return args.n % (2 * kPanel) == 0 && begin % kPanel == 0 && end % kPanel == 0;
+}
+
+void SetSilu(int64_t begin, int64_t end, const Rows& out, GemmArgs& args) {
+  args.panel_begin = begin / kPanel;
+  args.panel_end = end / kPanel;
+  // Products write column j to column j.
+  args.c = static_cast<char*>(out.data) - begin * SizeOf(out.type);
+  args.c_stride = out.stride;
+  args.epilogue = out.type == DType::kBf16 ? Epilogue::kSiluMulBf16 : Epilogue::kSiluMulF32;
+}
+
 void OpSet::Gemm(GemmArgs args) const {
   const int64_t panels = args.panel_end - args.panel_begin;
   if (args.m == 0 || panels == 0) return;
@@ -133,7 +146,9 @@ void OpSet::Gemm(GemmArgs args) const {
       part.m = std::min(kGemmRows, whole.m - begin);
       part.a = static_cast<const char*>(whole.a) +
                begin * whole.a_stride * SizeOf(InputType(whole.type));
-      const int64_t out_size = whole.epilogue == Epilogue::kStoreBf16 ? 2 : 4;
+      const bool rounds =
+          whole.epilogue == Epilogue::kStoreBf16 || whole.epilogue == Epilogue::kSiluMulBf16;
+      const int64_t out_size = rounds ? 2 : 4;
       part.c = static_cast<char*>(whole.c) + begin * whole.c_stride * out_size;
       if (whole.a_scale != nullptr) part.a_scale = whole.a_scale + begin;
     } else {
@@ -299,6 +314,21 @@ void OpSet::SiluMul(View<const float, 2> gate, View<const float, 2> up, const Ro
                      .out = out.row(begin),
                      .out_stride = out.stride});
   });
+}
+
+void OpSet::SiluProduct(const Activation& x, const Weight& w, int64_t begin, int64_t end,
+                        Arena& arena, const Rows& out) const {
+  const int64_t half = w.n() / 2;
+  CHECK(0 <= begin && begin <= end && end <= half, begin, " ", end, " of ", half);
+  CHECK(out.rows == x.rows.rows && out.cols == end - begin, out.rows, "x", out.cols);
+  GemmArgs args = GemmOf(x, w);
+  if (!SiluFits(args, begin, end)) {
+    SiluMul(LinearColumns(x, w, begin, end, arena),
+            LinearColumns(x, w, half + begin, half + end, arena), out);
+    return;
+  }
+  SetSilu(begin, end, out, args);
+  Gemm(args);
 }
 
 void OpSet::RowAmax(const Rows& rows, float* amax) const {

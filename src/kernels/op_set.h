@@ -82,6 +82,12 @@ class OpSet {
   View<float, 2> LinearColumns(const Activation& x, const Weight& w, int64_t begin, int64_t end,
                                Arena& arena) const;
 
+  // out [x.rows, end - begin] = silu(g) * u, where g are columns [begin, end) of x W^T and u those
+  // that lie half of W's columns further. One product where these are whole panels, else with both
+  // in the arena; the bits are the same.
+  void SiluProduct(const Activation& x, const Weight& w, int64_t begin, int64_t end, Arena& arena,
+                   const Rows& out) const;
+
   // out = silu(gate) * up; gate and up have the same stride.
   void SiluMul(View<const float, 2> gate, View<const float, 2> up, const Rows& out) const;
 
@@ -112,5 +118,10 @@ class OpSet {
 GemmArgs GemmOf(const Activation& x, const Weight& w);
 // The same where x is columns [k_begin, k_begin + x.cols) of the input.
 GemmArgs GemmOf(const Activation& x, const Weight& w, int64_t k_begin);
+
+// Whether columns [begin, end) of silu(gate) * up are one product: whole panels.
+bool SiluFits(const GemmArgs& args, int64_t begin, int64_t end);
+// Makes a product of gate and up that of these columns of silu(gate) * up, to out [m, end - begin].
+void SetSilu(int64_t begin, int64_t end, const Rows& out, GemmArgs& args);
 
 }  // namespace causeway

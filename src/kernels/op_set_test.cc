@@ -127,6 +127,64 @@ TEST(OpSet, ColumnsOfAProductAreThoseOfTheWhole) {
   }
 }
 
+struct Columns {
+  int64_t begin;
+  int64_t end;
+};
+
+// silu(gate) * up of columns [begin, end): in one product where it can be, or in three steps.
+std::vector<uint32_t> SiluBits(const OpSet& ops, bool joined, const Rows& in, const Weight& weight,
+                               DType out_type, Columns columns) {
+  const auto [begin, end] = columns;
+  const int64_t half = weight.n() / 2;
+  Arena arena;
+  RandomValues random(kSeed);
+  const Activation a = ops.Prepare(in, weight.type(), arena);
+  const OutputMatrix out(out_type, in.rows, end - begin, end - begin + 3, random);
+  const Rows to{out.data(), out_type, in.rows, end - begin, end - begin + 3};
+  if (joined) {
+    ops.SiluProduct(a, weight, begin, end, arena, to);
+  } else {
+    ops.SiluMul(ops.LinearColumns(a, weight, begin, end, arena),
+                ops.LinearColumns(a, weight, half + begin, half + end, arena), to);
+  }
+  OpResult result;
+  out.Collect(&result);
+  EXPECT_EQ(result.fault, "");
+  return result.bits;
+}
+
+// Columns that are whole panels, which the product joins itself, and others.
+TEST(OpSet, AJoinedProductHasTheBitsOfItsParts) {
+  constexpr int64_t kK = 96;
+  ThreadTeam one(1);
+  ThreadTeam two(2);
+  const ScopedFlushDenormals flush;
+  for (const OpTable* table : SupportedTables()) {
+    const OpSet ops_one(*table, one);
+    const OpSet ops_two(*table, two);
+    for (const DType type : {DType::kF32, DType::kBf16, DType::kI8, DType::kF8}) {
+      for (const int64_t half : {64, 192, 200}) {
+        RandomValues random(kSeed);
+        const Weight weight = RandomWeight(type, 2 * half, kK, 1, random);
+        const DType x_type = type == DType::kF32 ? DType::kF32 : DType::kBf16;
+        const DType out_type = half == 64 ? DType::kF32 : DType::kBf16;
+        for (const int64_t rows : {1, 65, 390}) {
+          const GuardedBytes x = RandomArray(x_type, rows * kK, random);
+          const Rows in = Rows::Dense(x.data(), x_type, rows, kK);
+          for (const Columns columns : {Columns{0, half}, {64, half / 64 * 64}, {64, 64}}) {
+            const auto parts = SiluBits(ops_one, false, in, weight, out_type, columns);
+            EXPECT_TRUE(SiluBits(ops_one, true, in, weight, out_type, columns) == parts &&
+                        SiluBits(ops_two, true, in, weight, out_type, columns) == parts)
+                << table->name << " " << NameOf(type) << " to " << NameOf(out_type) << ", " << rows
+                << " rows, columns " << columns.begin << " to " << columns.end << " of " << half;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(OpSet, RowOperationsHaveTheSameBitsForEveryNumberOfThreads) {
   RandomValues random(kSeed);
   constexpr int64_t kCols = 96;

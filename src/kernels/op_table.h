@@ -24,6 +24,8 @@ inline constexpr int64_t kSelectedBlock = 256;
 inline constexpr int64_t kPanelGranule = 16;
 // Columns at most of a run of an fp8 product that has several: a run is decoded to scratch at once.
 inline constexpr int64_t kFp8Run = 8192;
+// Floats of DenseAttentionArgs' state beside its sums of values.
+inline constexpr int64_t kDenseStateFloats = 192;
 // What `scratch` of any primitive must hold at least, aligned to 64 bytes.
 inline constexpr int64_t kScratchBytes = 4 << 20;
 
@@ -44,6 +46,10 @@ enum class Epilogue : uint8_t {
   kStoreBf16,  // c = bf16(y)
   kAddF32,     // c = c + c_scale[i] * y   (a multiplication and an addition; c_scale null: c + y)
   kStoreI32,   // int8 only: c = the exact sum, before its scales
+  // c = silu(y) * y', in the arithmetic of SiluMulArgs, where y' is the column n / 2 further: W is
+  // two matrices, gate and up. n / 2 is a multiple of kPanel, and panels are of the first half.
+  kSiluMulF32,
+  kSiluMulBf16,  // the same, rounded once
 };
 
 // y[i, j] = sum over k of a[row(i), k] * W[j, k] for i in [0, m) and the columns of the panels
@@ -206,6 +212,10 @@ struct PackHeadArgs {
 // interleaved lanes over the 64 keys, then the binary tree of NormArgs. 2^x is a polynomial with
 // the same bits on every instruction set with fma; the reference takes std::exp2, from which it
 // differs by 2e-7 (f32) or 3e-6 (bf16).
+//
+// With a state, a call computes pages [page_begin, page_end) only and calls walk all pages upward,
+// so that several blocks of queries can take their turns at pages that lie in the cache. The call
+// with the last page writes `out`.
 struct DenseAttentionArgs {
   DType type;     // f32 or bf16
   const void* q;  // [m, nope + rope]
@@ -226,6 +236,11 @@ struct DenseAttentionArgs {
   // own.
   const uint64_t* selected = nullptr;
   int64_t selected_stride = 0;
+  // Aligned to 64, kDenseStateFloats and 64 for each of value_dim rounded up to kPanelGranule; the
+  // call with page 0 sets it. Null: all pages in this call.
+  float* state = nullptr;
+  int64_t page_begin = 0;
+  int64_t page_end = 0;
 };
 
 // Absorbed (multi-query) attention of one query, `heads` heads, over selected keys: the key is the

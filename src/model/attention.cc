@@ -291,6 +291,8 @@ void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& ste
     if (cache_.shape().int8_kv) {
       dequantized = arena_.Matrix(type_, ops_.team().size() * kPage, config_.latent_dim());
     }
+    const View<float, 2> states =
+        arena_.Floats(ops_.team().size() * kBlocksTogether, kDenseStateFloats + v_page);
     for (int64_t head = 0; head < heads; head += group) {
       const int64_t count = std::min(group, heads - head);
       ops_.ForEachWorker(count * page_count, [&](int64_t item, int worker, void* scratch) {
@@ -327,33 +329,50 @@ void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& ste
                                 .k_panel = k_panels.row(item),
                                 .v_panel = v_panels.row(item)});
       });
+      // Some blocks of queries of a head walk its pages together, so that a page comes into a
+      // core's cache once for all of them; fewer if that left threads without an item.
       const auto blocks = static_cast<int64_t>(query_blocks.size());
+      const int64_t together =
+          std::clamp(count * blocks / (4 * ops_.team().size()), int64_t{1}, kBlocksTogether);
+      const int64_t groups = (blocks + together - 1) / together;
       // Head by head, so that its keys and values stay in the cache that cores share; the longest
-      // block first, so that the team ends together.
-      ops_.ForEach(count * blocks, [&](int64_t item, void* scratch) {
-        const QueryBlock& b = query_blocks[static_cast<size_t>(blocks - 1 - item % blocks)];
-        const int64_t h = item / blocks;
+      // blocks first, so that the team ends together.
+      ops_.ForEachWorker(count * groups, [&](int64_t item, int worker, void* scratch) {
+        const int64_t begin = (groups - 1 - item % groups) * together;
+        const int64_t end = std::min(blocks, begin + together);
+        const int64_t h = item / groups;
         const Rows q = queries.Columns((head + h) * key_dim, (head + h + 1) * key_dim);
         const Rows o = out.Columns((head + h) * value_dim, (head + h + 1) * value_dim);
-        const uint64_t* selected =
-            mask.words == nullptr ? nullptr : mask.words + b.row * mask.stride;
-        ops_.table().dense_attention({.type = type_,
-                                      .q = q.row(b.row),
-                                      .q_stride = q.stride,
-                                      .m = b.count,
-                                      .first_position = b.position,
-                                      .key_dim = key_dim,
-                                      .value_dim = value_dim,
-                                      .k_panels = k_panels.row(h * page_count),
-                                      .k_page_stride = k_page,
-                                      .v_panels = v_panels.row(h * page_count),
-                                      .v_page_stride = v_page,
-                                      .scale = softmax_scale_,
-                                      .out = o.row(b.row),
-                                      .out_stride = o.stride,
-                                      .scratch = scratch,
-                                      .selected = selected,
-                                      .selected_stride = mask.stride});
+        const int64_t last_page = query_blocks[static_cast<size_t>(end - 1)].position / kPage;
+        for (int64_t page = 0; page <= last_page; page += kPagesTogether) {
+          for (int64_t i = begin; i < end; ++i) {
+            const QueryBlock& b = query_blocks[static_cast<size_t>(i)];
+            if (page > b.position / kPage) continue;
+            const uint64_t* selected =
+                mask.words == nullptr ? nullptr : mask.words + b.row * mask.stride;
+            ops_.table().dense_attention(
+                {.type = type_,
+                 .q = q.row(b.row),
+                 .q_stride = q.stride,
+                 .m = b.count,
+                 .first_position = b.position,
+                 .key_dim = key_dim,
+                 .value_dim = value_dim,
+                 .k_panels = k_panels.row(h * page_count),
+                 .k_page_stride = k_page,
+                 .v_panels = v_panels.row(h * page_count),
+                 .v_page_stride = v_page,
+                 .scale = softmax_scale_,
+                 .out = o.row(b.row),
+                 .out_stride = o.stride,
+                 .scratch = scratch,
+                 .selected = selected,
+                 .selected_stride = mask.stride,
+                 .state = states.row(worker * kBlocksTogether + i - begin),
+                 .page_begin = page,
+                 .page_end = std::min(page + kPagesTogether, b.position / kPage + 1)});
+          }
+        }
       });
     }
     row = row_end;

@@ -34,6 +34,16 @@ StepSlices SlicesOf(const Batch& batch, const Layout& layout, const TokenCost& c
   return slices;
 }
 
+bool WorkTogether(const Layout& layout, const Batch& batch, const std::vector<Slice>& slices) {
+  if (!layout.tp_shares_memory()) return false;
+  int64_t rows = 0;
+  for (const Slice& slice : slices) {
+    if (!batch.extends[static_cast<size_t>(slice.extend)].decode) return false;
+    rows += slice.end - slice.begin;
+  }
+  return rows > 0 && rows <= kTogetherRows;
+}
+
 Capture::Capture(const ModelConfig& config, int64_t tokens) {
   const auto sized = [&](int64_t width) { return static_cast<size_t>(tokens * width); };
   const auto layers = static_cast<size_t>(config.num_hidden_layers);

@@ -41,6 +41,17 @@ using StepSlices = std::vector<std::vector<Slice>>;
 // of a TP group have the same.
 StepSlices SlicesOf(const Batch& batch, const Layout& layout, const TokenCost& cost);
 
+// Rows of a step that the ranks of an attention TP group compute together, at most.
+inline constexpr int64_t kTogetherRows = 256;
+// Whether the ranks of a TP group compute the rows of their slices together, some columns each,
+// where they would otherwise do some rows each: few rows, all of decode steps, on one host. Every
+// sum is still one rank's, in its usual order.
+bool WorkTogether(const Layout& layout, const Batch& batch, const std::vector<Slice>& slices);
+// Of such rows: whether they also score index keys together, some pages each.
+inline bool ScoreTogether(const Layout& layout, int64_t rows) { return rows < 4 * layout.tp; }
+// Consecutive queries of a sequence that are scored together, at most.
+inline constexpr int64_t kScoreRows = 8;
+
 // Every intermediate choice of a step, for `causeway logits --hidden` and the golden tests. Rows
 // are the batch's tokens in order, extend after extend.
 struct Capture {

@@ -111,13 +111,6 @@ Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& 
   ClearCounters();
 }
 
-bool Forward::WorksTogether(const LocalStep& step) const {
-  if (!tp_.shares_memory() || step.rows() == 0 || step.rows() > kTogetherRows) return false;
-  return std::all_of(step.slices.begin(), step.slices.end(), [&](const Slice& slice) {
-    return step.batch.extends[static_cast<size_t>(slice.extend)].decode;
-  });
-}
-
 Range Forward::ColumnsTogether(int64_t total) const {
   const Range panels = tp_.HostRows((total + kPanel - 1) / kPanel);
   return {std::min(total, panels.begin * kPanel), std::min(total, panels.end * kPanel)};
@@ -137,7 +130,7 @@ void Forward::Run(const Batch& batch, const StepSlices& slices, StepOutput& outp
   const ScratchBytes bound = ScratchBound(
       config_, layout_, type_, {step.rows(), step.most_rows, step.longest(), output.rows()});
   arena_.Limit(bound.arena);
-  together_ = WorksTogether(step);
+  together_ = WorkTogether(layout_, batch, step.slices);
   scratch_bound_ = std::max(scratch_bound_, bound.total());
   const ArenaScope scope(arena_);
   const View<float, 2> x = arena_.Floats(step.rows(), config_.hidden_size);  // residual stream

@@ -168,11 +168,8 @@ class Forward {
   Selection Select(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                    View<const float, 2> x, const Queries& queries, const LayerPages& pages);
 
-  // Whether the ranks of the TP group compute the rows of this step together, some columns each,
-  // where they would otherwise do some rows each: decode steps of few rows on one host. Every sum
-  // is still one rank's, in its usual order.
-  bool WorksTogether(const LocalStep& step) const;
-  // The same of the experts' products, unless tokens travel to their experts.
+  // Whether the ranks of the TP group compute the experts' products of this step together: as all
+  // else, unless tokens travel to their experts.
   bool experts_together() const { return together_ && !layout_.tokens_travel(); }
   // Of `total` columns that are cut so, in whole panels: this rank's.
   Range ColumnsTogether(int64_t total) const;
@@ -227,7 +224,7 @@ class Forward {
   const PassRows pass_rows_;
   const float softmax_scale_;
   int64_t scratch_bound_ = 0;
-  bool together_ = false;  // WorksTogether of the step under way
+  bool together_ = false;  // WorkTogether of the step under way
   Arena arena_;
 };
 

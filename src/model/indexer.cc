@@ -226,7 +226,7 @@ Forward::Selection Forward::Select(int64_t layer, const LocalStep& step,
   const Range own = tp_.HostRows(block.rows());  // the others' come from their ranks, below
   // Where there are too few rows to keep the ranks of the group busy, they score them together,
   // some pages each; the same for the threads of a rank.
-  const bool together = together_ && block.rows() < 4 * tp_.ranks_here();
+  const bool together = together_ && ScoreTogether(layout_, block.rows());
   const Range mine = together_ ? Range{0, block.rows()} : own;  // whose queries are made
   const Range scored = together ? mine : own;
   // Rows that see all of their keys need no scores.

@@ -62,7 +62,6 @@ void Forward::DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x) {
   const LayerWeights& w = weights_.layer(layer);
   const auto layer_number = static_cast<int32_t>(layer);
   const TraceZone zone(trace_, "dense mlp", layer_number);
-  const int64_t up = weights_.share().inner.size();  // where up's rows begin, after gate's
   for (int64_t begin = 0; begin < tp_.SumsOf(x.dim(0), step.most_rows); begin += kMlpRows) {
     const ArenaScope scope(arena_);
     const int64_t first = std::min(x.dim(0), begin);
@@ -71,9 +70,7 @@ void Forward::DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x) {
     const Activation h =
         ops_.Prepare(Normed(rows, w.post_attention_norm, type_), w.mlp.gate_up.type(), arena_);
     const Rows product = arena_.Matrix(type_, rows.dim(0), inner_.size());
-    ops_.SiluMul(ops_.LinearColumns(h, w.mlp.gate_up, inner_.begin, inner_.end, arena_),
-                 ops_.LinearColumns(h, w.mlp.gate_up, up + inner_.begin, up + inner_.end, arena_),
-                 product);
+    ops_.SiluProduct(h, w.mlp.gate_up, inner_.begin, inner_.end, arena_, product);
     AddRowParallel({"dense_mlp", layer_number}, product, w.mlp.down, inner_.begin,
                    down_sums_[static_cast<size_t>(layer)], rows);
   }
@@ -91,9 +88,8 @@ void Forward::SharedExpert(int64_t layer, const Rows& h, View<float, 2> x) {
     const int64_t end = std::min(h.rows, begin + kMlpRows);
     const Activation input = ops_.Prepare(h.Slice(begin, end), w.gate_up.type(), arena_);
     const Rows product = arena_.Matrix(type_, end - begin, inner);
-    ops_.SiluMul(ops_.LinearColumns(input, w.gate_up, part.begin, part.end, arena_),
-                 ops_.LinearColumns(input, w.gate_up, inner + part.begin, inner + part.end, arena_),
-                 product.Columns(part.begin, part.end));
+    ops_.SiluProduct(input, w.gate_up, part.begin, part.end, arena_,
+                     product.Columns(part.begin, part.end));
     if (together) ShareProduct({"shared_inner", static_cast<int32_t>(layer)}, product);
     ops_.AddLinearPanels(ops_.Prepare(product, w.down.type(), arena_), w.down, panels.begin,
                          panels.end, x.Slice(begin, end));
@@ -168,30 +164,26 @@ Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const Exper
   const int64_t all = config_.moe_intermediate_size;
   const Rows product = arena_.Matrix(type_, order.slots(), all);
   const ArenaScope scope(arena_);
-  // One gate_up per worker, overwritten by each of its items.
-  const View<float, 2> gate_up = arena_.Floats(ops_.team().size() * kExpertRows, 2 * all);
+  // Where gate and up are not whole panels: both of an item, for each worker.
+  const View<float, 2> gate_up =
+      arena_.Floats(all % kPanel == 0 ? 0 : ops_.team().size() * kExpertRows, 2 * all);
   ops_.ForEachWorker(static_cast<int64_t>(items.size()), [&](int64_t i, int worker, void* scratch) {
     const Item& item = items[static_cast<size_t>(i)];
-    const View<float, 2> mine = gate_up.Slice(worker * kExpertRows, (worker + 1) * kExpertRows);
+    const Rows out = product.Slice(item.begin, item.end).Columns(inner.begin, inner.end);
     GemmArgs args = GemmOf(input, experts[static_cast<size_t>(item.expert)].gate_up);
     args.a_rows = order.row.data() + item.begin;
-    args.m = item.end - item.begin;
+    args.m = out.rows;
+    args.scratch = scratch;
+    if (SiluFits(args, inner.begin, inner.end)) {
+      SetSilu(inner.begin, inner.end, out, args);
+      ops_.table().gemm(args);
+      return;
+    }
+    const View<float, 2> mine = gate_up.Slice(worker * kExpertRows, (worker + 1) * kExpertRows);
     args.c = mine.data();
     args.c_stride = mine.stride(0);
     args.epilogue = Epilogue::kStoreF32;
-    args.scratch = scratch;
-    // A part of the columns lies in panels of gate and in panels of up, which lies behind it.
-    const Range whole = {0, all};
-    for (const int64_t from : {int64_t{0}, all}) {
-      if (inner != whole) {
-        args.panel_begin = (from + inner.begin) / kPanel;
-        args.panel_end = (from + inner.end + kPanel - 1) / kPanel;
-      } else if (from > 0) {
-        break;  // one product has made both
-      }
-      ops_.table().gemm(args);
-    }
-    const Rows out = product.Slice(item.begin, item.end).Columns(inner.begin, inner.end);
+    ops_.table().gemm(args);
     ops_.table().silu_mul({.gate = mine.data() + inner.begin,
                            .up = mine.data() + all + inner.begin,
                            .in_stride = mine.stride(0),

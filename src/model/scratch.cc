@@ -45,7 +45,7 @@ struct Sizes {
         threads(layout.threads_per_rank),
         heads((config.num_attention_heads + layout.tp - 1) / layout.tp),
         inner((config.intermediate_size + layout.tp - 1) / layout.tp),
-        sums(layout.tp > 1 ? 2 : 0) {}
+        sums(layout.cuts_heads() ? 2 : 0) {}
 
   static int64_t Floats(int64_t rows, int64_t cols) { return rows * cols * 4; }
   int64_t Matrix(int64_t rows, int64_t cols) const { return rows * cols * type_size; }
@@ -100,6 +100,7 @@ struct Sizes {
     const int64_t value = (c.v_head_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
     const int64_t head = Matrix(pages * kPage, c.qk_head_dim() + value);
     const int64_t expand = std::min(std::max(kExpandBytes, head), heads * head) +
+                           Floats(threads * kBlocksTogether, kDenseStateFloats + kPage * value) +
                            Floats(threads * kPage, c.qk_nope_head_dim + c.v_head_dim) +
                            Matrix(threads * kPage, c.latent_dim());
     const int64_t mask = c.sparse() ? rows * pages * 8 : 0;

@@ -11,6 +11,7 @@
 
 #include "checkpoint/model_config.h"
 #include "kernels/op_table.h"
+#include "model/batch.h"
 #include "parallel/layout.h"
 
 namespace causeway {
@@ -22,17 +23,18 @@ inline constexpr int64_t kSelectRows = 512;
 inline constexpr int64_t kMlpRows = 512;
 // Rows of a block of absorbed attention: queries, outputs and selected positions.
 inline constexpr int64_t kAbsorbedRows = 512;
-// Queries that a worker scores together, so that a page of keys is read once for all of them, and
-// pages of keys between two looks at the scores.
-inline constexpr int64_t kScoreRows = 8;
+// Pages of keys between two looks at the scores of up to kScoreRows queries, for all of which a
+// page is read once.
 inline constexpr int64_t kScorePages = 16;
 // Pages of keys that the threads of a rank or the ranks of a TP group score for a few queries
 // before they are looked at.
 inline constexpr int64_t kPiecePages = 256;
 // Rows of one expert that an item computes at a time.
 inline constexpr int64_t kExpertRows = 128;
-// Rows of a decode step that the ranks of a TP group compute together, at most.
-inline constexpr int64_t kTogetherRows = 256;
+// Blocks of 64 queries that walk the pages of a head together, and how many pages each takes in its
+// turn: with what is kept of the blocks, they fit into a second-level cache of 1 MB.
+inline constexpr int64_t kBlocksTogether = 6;
+inline constexpr int64_t kPagesTogether = 8;
 // Bound on the memory of expanded keys and values of materialised heads; one head at least.
 inline constexpr int64_t kExpandBytes = int64_t{64} << 20;
 

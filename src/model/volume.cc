@@ -189,6 +189,57 @@ KvShape KeysOf(const ModelConfig& config, const VolumeTypes& types) {
           .int8_kv = types.int8_kv};
 }
 
+// What the TP groups that work together read of each other's columns, beside what they read anyway.
+struct TogetherVolumes {
+  double unselected = 0;  // tokens whose selection nobody makes, as they see all keys
+  std::map<std::string, double> bytes;
+};
+
+TogetherVolumes ReadTogether(const ModelConfig& c, const VolumeTypes& types, const Layout& layout,
+                             const Batch& batch, const StepSlices& slices) {
+  TogetherVolumes out;
+  const double layers = static_cast<double>(c.num_hidden_layers);
+  const double moe_layers = layout.tokens_travel() ? 0.0 : MoeLayers(c);
+  const int64_t size = SizeOf(types.mode);
+  for (int rank = 0; rank < layout.world(); rank += layout.tp) {
+    const std::vector<Slice>& mine = slices[static_cast<size_t>(rank)];
+    if (!WorkTogether(layout, batch, mine)) continue;
+    int64_t rows = 0;
+    bool chooses = false;
+    double scored = 0;  // (row, page) pairs of those that choose, runs of kScoreRows
+    for (const Slice& slice : mine) {
+      rows += slice.end - slice.begin;
+      if (!c.sparse()) continue;
+      for (int64_t p = std::max(slice.begin, c.index_topk); p < slice.end; p += kScoreRows) {
+        const int64_t end = std::min(slice.end, p + kScoreRows);
+        scored += static_cast<double>((end - p) * ((end - 1) / kPage + 1));
+        chooses = true;
+      }
+    }
+    // A row of `bytes`, of which each rank reads what the others have made.
+    const auto add = [&](const char* operation, double times, double bytes) {
+      out.bytes[operation] += times * (layout.tp - 1) * bytes;
+    };
+    const auto row = [&](const char* operation, double times, int64_t bytes) {
+      add(operation, times, static_cast<double>(rows * bytes));
+    };
+    row("kv_a", layers, c.latent_dim() * 4);
+    row("q_a", layers, c.q_lora_rank * 4);
+    row("gate", moe_layers, c.n_routed_experts * 4);
+    row("expert_inner", moe_layers, c.num_experts_per_tok * c.moe_intermediate_size * size);
+    row("shared_inner", moe_layers, c.n_shared_experts * c.moe_intermediate_size * size);
+    if (!c.sparse()) continue;
+    row("index_k", layers, c.index_head_dim * 4);
+    if (chooses) {
+      row("index_q", layers, c.index_n_heads * c.index_head_dim * 4);
+      if (ScoreTogether(layout, rows)) add("index_scores", layers, scored * kPage * 4);
+    } else {
+      out.unselected += static_cast<double>(rows);
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 VolumeTypes VolumeTypes::Of(const Weights& weights, const KvShape& cache) {
@@ -251,11 +302,14 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
   const double readers = layout.cp * layout.tp - 1;
   const KvShape keys = KeysOf(config, types);
   add("latent_keys", layers * tokens * readers * static_cast<double>(keys.latent_bytes()));
+  const TogetherVolumes together = ReadTogether(config, types, layout, batch, slices);
   if (config.sparse()) {
     add("index_keys", layers * tokens * readers * static_cast<double>(keys.index_bytes()));
-    add("selected_counts", layers * tokens * others * 4);
-    add("selected_keys", layers * tokens * others * 4 * static_cast<double>(config.index_topk));
+    const double selected = layers * (tokens - together.unselected) * others * 4;
+    add("selected_counts", selected);
+    add("selected_keys", selected * static_cast<double>(config.index_topk));
   }
+  for (const auto& [operation, bytes] : together.bytes) add(operation.c_str(), bytes);
   // Of a token, over the T ranks: parts that are added up, sums that come back, and maxima.
   const double all_reduce = 2 * hidden * others * 4 + (types.int8 ? layout.tp * others * 4 : 0);
   add("o_proj", layers * tokens * all_reduce);

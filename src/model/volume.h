@@ -40,6 +40,10 @@ struct Volume {
 //   expert_choices            the ids of a token's experts, to one rank of each other part
 //   expert_dispatch           its row, to one rank of each other part that has one of its experts
 //   expert_combine            a row of outputs for each such expert
+//   kv_a, q_a, index_k, index_q, gate, expert_inner, shared_inner
+//                             columns of products that the ranks of a TP group make together
+//                             (WorkTogether), to its other ranks
+//   index_scores              scores of pages, the same
 //   moe_rows                  residual rows, from their home to the other ranks of the TP group
 //   hidden_exchange           rows that want logits, to every rank, which all hold some of the head
 // `choices`: Capture::router_indices of the step; null: experts chosen evenly, within the groups

@@ -78,6 +78,9 @@ struct Layout {
   int world() const { return cp * dp * tp; }
   bool cuts_experts() const { return ep > 1; }  // no rank holds all of them
   int ranks_per_host() const { return world() / hosts; }
+  bool cuts_heads() const { return tp > 1; }
+  // Whether the ranks of an attention TP group are several and on one host.
+  bool tp_shares_memory() const { return cuts_heads() && ranks_per_host() % tp == 0; }
   int HostOf(int rank) const { return rank / ranks_per_host(); }
   RankPlace PlaceOf(int rank) const { return {rank / (tp * cp), rank / tp % cp, rank % tp}; }
   int RankAt(const RankPlace& place) const { return (place.dp * cp + place.cp) * tp + place.tp; }

@@ -171,7 +171,8 @@ void TensorGroup::ShareColumns(CollectiveName name, void* data, int64_t rows, in
   auto* to = static_cast<char*>(data);
   const Range own = columns(link_.index());
   auto* copy = static_cast<char*>(Partial(rows, (own.size() + 3) / 4));
-  for (int64_t row = 0; row < rows; ++row) {
+  // A rank without columns has no copy: null.
+  for (int64_t row = 0; row < rows && own.size() > 0; ++row) {
     std::memcpy(copy + row * own.size(), to + row * stride + own.begin,
                 static_cast<size_t>(own.size()));
   }
@@ -179,6 +180,7 @@ void TensorGroup::ShareColumns(CollectiveName name, void* data, int64_t rows, in
   for (int i = 0; i < link_.size(); ++i) {
     if (i == link_.index()) continue;
     const Range theirs = columns(i);
+    if (theirs.size() == 0) continue;
     const char* from = link_.Shared<char>(i);
     for (int64_t row = 0; row < rows; ++row) {
       std::memcpy(to + row * stride + theirs.begin, from + row * theirs.size(),

@@ -55,7 +55,6 @@ class TensorGroup {
 
   // True if the ranks of the group share memory and are several: then they can also cut columns.
   bool shares_memory() const { return link_.size() > 1 && !spans_hosts(); }
-  int ranks_here() const { return link_.size(); }
   // Columns that each rank has made come to all. Each of the rows, `stride` bytes apart, has
   // `bytes` bytes in units of `unit` (the last may be shorter), of which a rank has made
   // HostRows(units). Nothing need stay as it is: the ranks read a copy. Only if shares_memory().

@@ -214,7 +214,6 @@ TEST_P(TensorGroupTest, HostRowsOfEachRankComeToTheRanksOfItsHost) {
 TEST_P(TensorGroupTest, ColumnsOfEachRankComeToTheRanksOfOneHost) {
   Run([&](int rank, TensorGroup& group) {
     EXPECT_EQ(group.shares_memory(), ranks() > 1 && GetParam().hosts == 1);
-    EXPECT_EQ(group.ranks_here(), ranks() / GetParam().hosts);
     if (!group.shares_memory()) return;
     constexpr int64_t kGap = 3;
     for (const int64_t unit : {1, 4, 64}) {

@@ -16,6 +16,8 @@ BarePeak MeasureBarePeak();
 
 // Bytes a second that one thread reads from a block of `bytes`, over and over.
 double MeasureReadBandwidth(int64_t bytes);
+// Far more than caches hold.
+inline constexpr int64_t kBandwidthBlock = int64_t{256} << 20;
 // The same of `threads` threads together, each with a block of its own.
 double MeasureReadBandwidth(int64_t bytes, int threads);
 

@@ -84,39 +84,48 @@ float TreeSum(std::vector<float> values) {
   return values[0];
 }
 
+int32_t IntegerSum(const GemmArgs& args, int64_t row, int64_t j) {
+  const int64_t depth = args.w_k == 0 ? args.k : args.w_k;
+  const auto* a = static_cast<const int8_t*>(args.a) + row * args.a_stride;
+  const auto* w = static_cast<const int8_t*>(args.w);
+  int32_t sum = 0;
+  for (int64_t k = 0; k < args.k; ++k) {
+    sum += a[k] * w[PackedIndex(args.type, args.n, depth, j, args.k_begin + k)];
+  }
+  return sum;
+}
+
+// y[row, j]; int8: with its scales.
+float Product(const GemmArgs& args, int64_t row, int64_t j) {
+  if (args.type == DType::kI8) {
+    return static_cast<float>(IntegerSum(args, row, j)) * args.a_scale[row] * args.w_scale[j];
+  }
+  const int64_t run = args.k / args.segments;
+  std::vector<float> runs;
+  // A product with k = 0 has one empty run, and gives 0.
+  for (int64_t begin = 0; begin < args.k || runs.empty(); begin += run) {
+    runs.push_back(Accumulate(
+        args.type, run, 0.0f,
+        [&](int64_t k) { return Load(args.type, args.a, row * args.a_stride + begin + k); },
+        [&](int64_t k) { return LoadWeight(args, j, begin + k); }));
+  }
+  return TreeSum(std::move(runs));
+}
+
+float Silu(float x) { return x / (1.0f + std::exp(-x)); }
+
 void Gemm(const GemmArgs& args) {
   const int64_t end = std::min(args.panel_end * kPanel, args.n);
-  const int64_t depth = args.w_k == 0 ? args.k : args.w_k;
   for (int64_t i = 0; i < args.m; ++i) {
     const int64_t row = args.a_rows == nullptr ? i : args.a_rows[i];
     const int64_t out_row = args.c_rows == nullptr ? i : args.c_rows[i];
     for (int64_t j = args.panel_begin * kPanel; j < end; ++j) {
-      float y = 0.0f;
-      if (args.type == DType::kI8) {
-        const auto* a = static_cast<const int8_t*>(args.a) + row * args.a_stride;
-        const auto* w = static_cast<const int8_t*>(args.w);
-        int32_t sum = 0;
-        for (int64_t k = 0; k < args.k; ++k) {
-          sum += a[k] * w[PackedIndex(args.type, args.n, depth, j, args.k_begin + k)];
-        }
-        if (args.epilogue == Epilogue::kStoreI32) {
-          static_cast<int32_t*>(args.c)[out_row * args.c_stride + j] = sum;
-          continue;
-        }
-        y = static_cast<float>(sum) * args.a_scale[row] * args.w_scale[j];
-      } else {
-        const int64_t run = args.k / args.segments;
-        std::vector<float> runs;
-        // A product with k = 0 has one empty run, and gives 0.
-        for (int64_t begin = 0; begin < args.k || runs.empty(); begin += run) {
-          runs.push_back(Accumulate(
-              args.type, run, 0.0f,
-              [&](int64_t k) { return Load(args.type, args.a, row * args.a_stride + begin + k); },
-              [&](int64_t k) { return LoadWeight(args, j, begin + k); }));
-        }
-        y = TreeSum(std::move(runs));
-      }
       const int64_t at = out_row * args.c_stride + j;
+      if (args.epilogue == Epilogue::kStoreI32) {
+        static_cast<int32_t*>(args.c)[at] = IntegerSum(args, row, j);
+        continue;
+      }
+      float y = Product(args, row, j);
       switch (args.epilogue) {
         case Epilogue::kStoreF32:
           static_cast<float*>(args.c)[at] = y;
@@ -129,6 +138,12 @@ void Gemm(const GemmArgs& args) {
           static_cast<float*>(args.c)[at] += y;
           break;
         case Epilogue::kStoreI32:
+          break;
+        case Epilogue::kSiluMulF32:
+          static_cast<float*>(args.c)[at] = Silu(y) * Product(args, row, j + args.n / 2);
+          break;
+        case Epilogue::kSiluMulBf16:
+          static_cast<Bf16*>(args.c)[at] = ToBf16(Silu(y) * Product(args, row, j + args.n / 2));
           break;
       }
     }
@@ -200,7 +215,7 @@ void SiluMul(const SiluMulArgs& args) {
     for (int64_t i = 0; i < args.n; ++i) {
       const float gate = args.gate[row * args.in_stride + i];
       const float up = args.up[row * args.in_stride + i];
-      Store(args.type, args.out, row * args.out_stride + i, gate / (1.0f + std::exp(-gate)) * up);
+      Store(args.type, args.out, row * args.out_stride + i, Silu(gate) * up);
     }
   }
 }
@@ -325,6 +340,8 @@ class OnlineSoftmax {
 };
 
 void DenseAttention(const DenseAttentionArgs& args) {
+  // Nothing is kept between calls: the last one computes all pages.
+  if (args.state != nullptr && args.page_end <= args.first_position / kPage) return;
   for (int64_t i = 0; i < args.m; ++i) {
     const int64_t position = args.first_position + i;
     OnlineSoftmax softmax(args.type, args.value_dim);

@@ -1,4 +1,4 @@
-// The kernels of attention and of the indexer for `bench kernels`, on one thread.
+// The kernels beside matrix products for `bench kernels`: attention, the indexer, rows.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,7 @@
 namespace causeway {
 
 // A kernel with shapes as the models have them.
-struct AttentionKernel {
+struct OtherKernel {
   std::string name;
   DType type = DType::kBf16;  // of its products
   double flops = 0;           // of a run; 0: none that count
@@ -21,8 +21,8 @@ struct AttentionKernel {
 };
 
 // What there is, by name: to choose from before memory is taken.
-std::vector<std::string> AttentionKernelNames();
+std::vector<std::string> OtherKernelNames();
 // Throws std::out_of_range for a name that is not among them.
-AttentionKernel MakeAttentionKernel(const std::string& name);
+OtherKernel MakeOtherKernel(const std::string& name);
 
 }  // namespace causeway

@@ -1,4 +1,4 @@
-#include "app/bench_attention.h"
+#include "app/bench_other_kernels.h"
 
 #include <memory>
 #include <random>
@@ -59,7 +59,7 @@ struct Operands {
 double D(int64_t value) { return static_cast<double>(value); }
 
 // The queries of one block of positions, the last of `pages` pages of keys.
-AttentionKernel Dense(int64_t pages, bool masked) {
+OtherKernel Dense(int64_t pages, bool masked) {
   auto data = std::make_shared<Operands>();
   const int64_t key_dim = kNope + kRope;
   DenseAttentionArgs args{};
@@ -92,7 +92,7 @@ AttentionKernel Dense(int64_t pages, bool masked) {
 }
 
 // One query and kTopK chosen keys of 16384, every eighth.
-AttentionKernel Absorbed(int64_t heads) {
+OtherKernel Absorbed(int64_t heads) {
   auto data = std::make_shared<Operands>();
   const int64_t dim = kLatent + kRope;
   const int64_t context = 8 * kTopK;
@@ -118,7 +118,7 @@ AttentionKernel Absorbed(int64_t heads) {
 }
 
 // Eight queries, as the indexer takes them together, and 1024 keys.
-AttentionKernel IndexScores(int64_t heads, DType type) {
+OtherKernel IndexScores(int64_t heads, DType type) {
   constexpr int64_t kQueries = 8;
   constexpr int64_t kPages = 16;
   auto data = std::make_shared<Operands>();
@@ -154,7 +154,7 @@ AttentionKernel IndexScores(int64_t heads, DType type) {
 }
 
 // One query's choice of kTopK among `n` scores that come in blocks of 1024.
-AttentionKernel TopK(int64_t n) {
+OtherKernel TopK(int64_t n) {
   constexpr int64_t kBlock = 1024;
   auto data = std::make_shared<Operands>();
   const int64_t capacity = 2 * kTopK + kTopKSlack;
@@ -177,7 +177,7 @@ AttentionKernel TopK(int64_t n) {
 }
 
 // Keys and values of a page and head, packed after their expansion.
-AttentionKernel PackHead() {
+OtherKernel PackHead() {
   auto data = std::make_shared<Operands>();
   PackHeadArgs args{};
   args.type = DType::kBf16;
@@ -196,9 +196,61 @@ AttentionKernel PackHead() {
           }};
 }
 
+// What is done row by row beside products, on as many rows as an item of experts has.
+OtherKernel SiluMul(int64_t inner) {
+  constexpr int64_t kRows = 128;
+  auto data = std::make_shared<Operands>();
+  SiluMulArgs args{};
+  args.gate = static_cast<const float*>(data->Floats(kRows * 2 * inner));
+  args.up = args.gate + inner;
+  args.in_stride = 2 * inner;
+  args.m = kRows;
+  args.n = inner;
+  args.type = DType::kBf16;
+  args.out = data->Zeros(kRows * inner * 2);
+  args.out_stride = inner;
+  return {.name = {}, .rows = D(kRows), .run = [data, args](const OpTable& table) {
+            table.silu_mul(args);
+          }};
+}
+
+OtherKernel RmsNorm(int64_t hidden) {
+  constexpr int64_t kRows = 64;
+  auto data = std::make_shared<Operands>();
+  NormArgs args{};
+  args.x = static_cast<const float*>(data->Floats(kRows * hidden));
+  args.x_stride = hidden;
+  args.m = kRows;
+  args.n = hidden;
+  args.weight = static_cast<const float*>(data->Floats(hidden));
+  args.eps = 1e-6f;
+  args.out_bf16 = static_cast<uint16_t*>(data->Zeros(kRows * hidden * 2));
+  args.out_bf16_stride = hidden;
+  return {.name = {}, .rows = D(kRows), .run = [data, args](const OpTable& table) {
+            table.rms_norm(args);
+          }};
+}
+
+OtherKernel Quantize(int64_t hidden) {
+  constexpr int64_t kRows = 64;
+  auto data = std::make_shared<Operands>();
+  QuantizeArgs args{};
+  args.type = DType::kBf16;
+  args.x = data->Bf16s(kRows * hidden);
+  args.x_stride = hidden;
+  args.m = kRows;
+  args.k = hidden;
+  args.out = static_cast<int8_t*>(data->Zeros(kRows * hidden));
+  args.out_stride = hidden;
+  args.scale = static_cast<float*>(data->Zeros(kRows * 4));
+  return {.name = {}, .rows = D(kRows), .run = [data, args](const OpTable& table) {
+            table.quantize(args);
+          }};
+}
+
 struct Entry {
   const char* name;
-  AttentionKernel (*make)();
+  OtherKernel (*make)();
 };
 constexpr Entry kEntries[] = {
     {"dense_attention, 1024 keys", [] { return Dense(16, false); }},
@@ -214,20 +266,26 @@ constexpr Entry kEntries[] = {
     {"top_k, 2048 of 8192", [] { return TopK(8192); }},
     {"top_k, 2048 of 65536", [] { return TopK(65536); }},
     {"pack_head", [] { return PackHead(); }},
+    {"silu_mul, 512", [] { return SiluMul(512); }},
+    {"silu_mul, 2048", [] { return SiluMul(2048); }},
+    {"rms_norm, 1024", [] { return RmsNorm(1024); }},
+    {"rms_norm, 7168", [] { return RmsNorm(7168); }},
+    {"quantize, 1024", [] { return Quantize(1024); }},
+    {"quantize, 7168", [] { return Quantize(7168); }},
 };
 
 }  // namespace
 
-std::vector<std::string> AttentionKernelNames() {
+std::vector<std::string> OtherKernelNames() {
   std::vector<std::string> names;
   for (const Entry& entry : kEntries) names.emplace_back(entry.name);
   return names;
 }
 
-AttentionKernel MakeAttentionKernel(const std::string& name) {
+OtherKernel MakeOtherKernel(const std::string& name) {
   for (const Entry& entry : kEntries) {
     if (name != entry.name) continue;
-    AttentionKernel kernel = entry.make();
+    OtherKernel kernel = entry.make();
     kernel.name = name;
     return kernel;
   }
