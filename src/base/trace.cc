@@ -1,6 +1,7 @@
 #include "base/trace.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <limits>
@@ -19,36 +20,83 @@ void TraceLane::Record(const char* name, int32_t layer, int64_t begin_ns, int64_
   if (keep_events_) events_.push_back({name, layer, begin_ns, end_ns});
 }
 
+TraceLane::Now TraceLane::now() const {
+  return {.name = name_.load(std::memory_order_relaxed),
+          .layer = layer_.load(std::memory_order_relaxed),
+          .inside = inside_.load(std::memory_order_relaxed),
+          .since_ns = since_ns_.load(std::memory_order_relaxed)};
+}
+
+TraceLane::Now TraceLane::Set(const Now& now) {
+  const Now before = this->now();
+  name_.store(now.name, std::memory_order_relaxed);
+  layer_.store(now.layer, std::memory_order_relaxed);
+  inside_.store(now.inside, std::memory_order_relaxed);
+  since_ns_.store(now.since_ns, std::memory_order_relaxed);
+  return before;
+}
+
+namespace {
+
+// A track of a file, wherever its events are.
+struct TrackView {
+  std::string name;
+  const std::vector<TraceLane::Event>* events;
+};
+
+// False if the file takes no more.
+bool Write(std::FILE* file, const std::vector<TrackView>& tracks) {
+  // Times begin at 0 with the first event of any track; the clock's own origin means nothing.
+  int64_t origin = std::numeric_limits<int64_t>::max();
+  for (const TrackView& track : tracks) {
+    for (const TraceLane::Event& e : *track.events) origin = std::min(origin, e.begin_ns);
+  }
+  std::fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[", file);
+  const char* separator = "\n";  // between events: a track's name is one too
+  for (size_t i = 0; i < tracks.size(); ++i) {
+    std::fprintf(file,
+                 "%s{\"ph\":\"M\",\"pid\":0,\"tid\":%zu,\"name\":\"thread_name\","
+                 "\"args\":{\"name\":\"%s\"}}",
+                 separator, i, tracks[i].name.c_str());
+    separator = ",\n";
+    for (const TraceLane::Event& e : *tracks[i].events) {
+      // "ts" and "dur" are in microseconds.
+      std::fprintf(file,
+                   ",\n{\"ph\":\"X\",\"pid\":0,\"tid\":%zu,\"name\":\"%s\",\"ts\":%.3f,"
+                   "\"dur\":%.3f,\"args\":{\"layer\":%d}}",
+                   i, e.name, static_cast<double>(e.begin_ns - origin) * 1e-3,
+                   static_cast<double>(e.end_ns - e.begin_ns) * 1e-3, e.layer);
+    }
+  }
+  std::fputs("\n]}\n", file);
+  std::fflush(file);  // a full disk shows here at the latest
+  return std::ferror(file) == 0;
+}
+
+}  // namespace
+
 Status WriteTrace(const std::string& path, const std::vector<const TraceLane*>& lanes) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "w"),
                                                              &std::fclose);
-  if (file == nullptr) return InvalidArgument(Text("--trace: can't write ", path));
-  // Times begin at 0 with the first event of any rank; the clock's own origin means nothing.
-  int64_t origin = std::numeric_limits<int64_t>::max();
-  for (const TraceLane* lane : lanes) {
-    for (const TraceLane::Event& e : lane->events()) origin = std::min(origin, e.begin_ns);
-  }
-  std::fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", file.get());
-  // A lane's name is an event too; commas stand between events, so the last of all has none.
+  std::vector<TrackView> tracks;
   for (size_t rank = 0; rank < lanes.size(); ++rank) {
-    std::fprintf(file.get(),
-                 "{\"ph\":\"M\",\"pid\":0,\"tid\":%zu,\"name\":\"thread_name\","
-                 "\"args\":{\"name\":\"rank %zu\"}}%s\n",
-                 rank, rank, rank + 1 == lanes.size() && lanes[rank]->events().empty() ? "" : ",");
-    for (size_t i = 0; i < lanes[rank]->events().size(); ++i) {
-      const TraceLane::Event& e = lanes[rank]->events()[i];
-      const bool last = rank + 1 == lanes.size() && i + 1 == lanes[rank]->events().size();
-      // "ts" and "dur" are in microseconds.
-      std::fprintf(file.get(),
-                   "{\"ph\":\"X\",\"pid\":0,\"tid\":%zu,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f,"
-                   "\"args\":{\"layer\":%d}}%s\n",
-                   rank, e.name, static_cast<double>(e.begin_ns - origin) * 1e-3,
-                   static_cast<double>(e.end_ns - e.begin_ns) * 1e-3, e.layer, last ? "" : ",");
-    }
+    tracks.push_back({Text("rank ", rank), &lanes[rank]->events()});
   }
-  std::fputs("]}\n", file.get());
-  std::fflush(file.get());  // a full disk shows here at the latest
-  if (std::ferror(file.get()) != 0) return InvalidArgument(Text("--trace: can't write ", path));
+  if (file == nullptr || !Write(file.get(), tracks)) {
+    return InvalidArgument(Text("--trace: can't write ", path));
+  }
+  return Status();
+}
+
+Status WriteTracks(const std::string& path, const std::vector<TraceTrack>& tracks) {
+  // x: what others put there, a link for example, is not written through.
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "wx"),
+                                                             &std::fclose);
+  std::vector<TrackView> views;
+  for (const TraceTrack& track : tracks) views.push_back({track.name, &track.events});
+  if (file == nullptr || !Write(file.get(), views)) {
+    return InvalidArgument(Text("can't write ", path, ": ", std::strerror(errno)));
+  }
   return Status();
 }
 

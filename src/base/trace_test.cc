@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <deque>
 #include <fstream>
 #include <sstream>
 
@@ -90,9 +91,55 @@ TEST(TraceZone, RecordsItsOwnLifeInsideThatOfTheZoneAround) {
   EXPECT_LE(outer.end_ns, NowNs());
 }
 
+TEST(TraceLane, SaysWhatItsRankDoesAndWhatItDidLast) {
+  TraceLane lane;
+  EXPECT_EQ(lane.now().name, nullptr);
+  {
+    const TraceZone outer(lane, "moe wait", 2);
+    EXPECT_STREQ(lane.now().name, "moe wait");
+    EXPECT_EQ(lane.now().layer, 2);
+    EXPECT_TRUE(lane.now().inside);
+    const int64_t outer_since = lane.now().since_ns;
+    {
+      const TraceZone inner(lane, "experts", 3);
+      EXPECT_STREQ(lane.now().name, "experts");
+    }
+    EXPECT_STREQ(lane.now().name, "moe wait") << "the zone around goes on";
+    EXPECT_EQ(lane.now().since_ns, outer_since);
+  }
+  EXPECT_STREQ(lane.now().name, "moe wait");
+  EXPECT_FALSE(lane.now().inside);
+}
+
+TEST(TraceLane, KeepsEventsWhileItIsToldTo) {
+  TraceLane lane;
+  lane.Record("before", 0, 1, 2);
+  lane.KeepEvents(true);
+  lane.Record("kept", 0, 2, 3);
+  lane.KeepEvents(false);
+  lane.Record("after", 0, 3, 4);
+  ASSERT_EQ(lane.events().size(), 1u);
+  EXPECT_STREQ(lane.events()[0].name, "kept");
+  lane.ClearEvents();
+  EXPECT_TRUE(lane.events().empty());
+  EXPECT_EQ(lane.sums().size(), 3u) << "sums are kept in any case";
+}
+
+TEST(WriteTracks, WritesANewFileAndNeverOverAnother) {
+  const std::string path = TemporaryPath();
+  ASSERT_TRUE(WriteTracks(path, {{"rank 0", {{"head", -1, 1000, 2500}}}, {"engine", {}}}).ok());
+  const Status again = WriteTracks(path, {});
+  EXPECT_NE(again.message().find(Text("can't write ", path, ": ")), std::string::npos);
+  const std::string json = ReadAndRemove(path);
+  ExpectWellFormed(json);
+  EXPECT_EQ(Count(json, "\"name\":\"engine\""), 1) << json;
+  EXPECT_EQ(Count(json, "\"ts\":0.000,\"dur\":1.500"), 1) << json;
+}
+
 TEST(WriteTrace, WritesWellFormedJsonWhicheverLanesAreEmpty) {
   for (int filled = 0; filled < 8; ++filled) {  // bit r: rank r has events
-    std::vector<TraceLane> lanes(3, TraceLane(/*keep_events=*/true));
+    std::deque<TraceLane> lanes;
+    for (int rank = 0; rank < 3; ++rank) lanes.emplace_back(/*keep_events=*/true);
     std::vector<const TraceLane*> pointers;
     int events = 0;
     for (size_t rank = 0; rank < lanes.size(); ++rank) {
