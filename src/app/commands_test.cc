@@ -426,5 +426,62 @@ TEST_F(Commands, ServeAnswersAndEndsCleanlyOnSigterm) {
   EXPECT_EQ(server.Wait(deadline), 0) << server.Stderr();
 }
 
+TEST_F(Commands, ServeSaysWhatItsFlagsCameToAndLogsAndProfilesRequests) {
+  const std::string model = MakeTinyModel();
+  Program server(CAUSEWAY_BINARY, files_.path(),
+                 {"serve", "--model-path", model, "--port", "0", "--served-model-name", "tiny",
+                  "--mem-fraction-static", "0.01", "--context-length", "4096", "--log-requests",
+                  "--disable-overlap-schedule", "--max-prefill-tokens", "100"});
+  const Deadline deadline = Deadline::AfterMs(kDeadlineMs);
+  int port = 0;
+  while (port == 0 && !deadline.Passed()) {
+    const std::string log = server.Stderr();
+    const size_t at = log.find("http://127.0.0.1:");
+    if (at != std::string::npos && log.find('\n', at) != std::string::npos) {
+      port = std::atoi(log.c_str() + at + 17);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  ASSERT_GT(port, 0) << server.Stderr();
+  auto client = HttpClient::Connect("127.0.0.1", port, deadline);
+  ASSERT_TRUE(client.ok()) << client.status().message();
+  const auto call = [&](const char* path, const std::string& body) {
+    const auto reply = client->Call("POST", path, body, deadline);
+    EXPECT_TRUE(reply.ok()) << reply.status().message();
+    return reply.ok() ? *reply : HttpReply();
+  };
+  const std::string profiles = files_.File("profiles");
+  const HttpReply started = call("/start_profile", Text(R"({"output_dir": ")", profiles, "\"}"));
+  EXPECT_EQ(started.status, 200) << started.body;
+  EXPECT_EQ(call("/generate", R"({"text": "two and two", "rid": "mine", "sampling_params":)"
+                              R"({"max_new_tokens": 5, "ignore_eos": true}})")
+                .status,
+            200);
+  const HttpReply stopped = call("/stop_profile", "");
+  EXPECT_EQ(stopped.status, 200) << stopped.body;
+  size_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(profiles)) {
+    EXPECT_NE(stopped.body.find(entry.path().string()), std::string::npos) << stopped.body;
+    EXPECT_GT(entry.file_size(), 1000u);
+    ++files;
+  }
+  EXPECT_EQ(files, 1u);
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(deadline), 0) << server.Stderr();
+  const std::string log = server.Stderr();
+  for (const char* part :
+       {" mem_fraction_static=0.01 memory_bytes=", " max_prefill_tokens=100 ",
+        " overlap_schedule=off ", " log_requests=\"level 2\" ",
+        "event=request_received id=mine-0 endpoint=/generate stream=no prompt_tokens=12 ",
+        " prompt=\"<s>two and two\"\n", "event=request_finished id=mine-0 finish=length ",
+        " completion_tokens=5 ", "event=profile_written path="}) {
+    EXPECT_NE(log.find(part), std::string::npos) << part << "\n" << log;
+  }
+  // A fraction of any machine is more than the context, which is the default.
+  const size_t at = log.find(" max_total_tokens=");
+  ASSERT_NE(at, std::string::npos) << log;
+  EXPECT_GT(std::atoll(log.c_str() + at + 18), 4096);
+}
+
 }  // namespace
 }  // namespace causeway

@@ -384,6 +384,27 @@ TEST_F(ServeHostsTest, TwoHostsAnswerAsOneAndBothEndCleanlyOnSigterm) {
   }
 }
 
+TEST_F(ServeHostsTest, HostsShareTheMemoryThatAFractionGivesAndMustAgreeOnTheFraction) {
+  auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --mem-fraction-static 0.002"));
+  const std::string answer = Answer(PortOfServer(*hosts[0]));
+  EXPECT_EQ(answer[0], '"') << answer << hosts[0]->Stderr();
+  EXPECT_EQ(Count(hosts[0]->Stderr(), "mem_fraction_static=0.002 memory_bytes="), 1)
+      << hosts[0]->Stderr();
+  hosts[0]->Signal(SIGTERM);
+  for (auto& host : hosts) EXPECT_EQ(host->Wait(Deadline::AfterMs(kDeadlineMs)), 0);
+  const std::string address = FreeAddress();
+  auto first =
+      Start(Serve() + HostFlags(2, 0, address) + Split("--cp-size 2 --mem-fraction-static 0.002"));
+  auto second =
+      Start(Serve() + HostFlags(2, 1, address) + Split("--cp-size 2 --mem-fraction-static 0.003"));
+  for (auto& host : {&first, &second}) {
+    EXPECT_EQ((*host)->Wait(Deadline::AfterMs(kDeadlineMs)), 1);
+    for (const char* value : {"--mem-fraction-static 0.002", "--mem-fraction-static 0.003"}) {
+      EXPECT_GE(Count((*host)->Stderr(), value), 1) << (*host)->Stderr();
+    }
+  }
+}
+
 // Keys lie on the hosts of one group: a hit must not be found by the other.
 TEST_F(ServeHostsTest, APrefixHitOfDataParallelHostsGivesTheAnswersOfOneHost) {
   std::mt19937 random(5);

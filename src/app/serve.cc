@@ -3,24 +3,27 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <ctime>
+#include <cstdlib>
 
 #include "app/command.h"
 #include "app/serve_model.h"
 #include "app/text_model.h"
+#include "base/log.h"
 #include "engine/engine.h"
 #include "net/http_server.h"
 #include "server/native_api.h"
 #include "server/openai_api.h"
+#include "server/profile_api.h"
+#include "server/request_log.h"
 
 namespace causeway {
 namespace {
 
 constexpr int64_t kPollMs = 200;
 constexpr int64_t kFlushMs = 3000;  // for the last bytes of answers
+constexpr int kStallPolls = 10;  // of kPollMs: how long a stalled step's requests wait for its end
 constexpr double kGigabyte = 1 << 30;
 
 // SIGINT and SIGTERM as something to wait for, as long as this lives. One at a time: a signal
@@ -58,46 +61,6 @@ class SignalWatch {
   static inline volatile int event_ = -1;
   struct sigaction old_interrupt_ {};
   struct sigaction old_terminate_ {};
-};
-
-// One event as a line of key=value.
-class LogLine {
- public:
-  explicit LogLine(const char* event) {
-    const auto now = std::chrono::system_clock::now().time_since_epoch();
-    const int64_t ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-    const std::time_t seconds = ms / 1000;
-    std::tm tm{};
-    gmtime_r(&seconds, &tm);
-    char time[64];
-    std::snprintf(time, sizeof(time), "time=%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", tm.tm_year + 1900,
-                  tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-                  static_cast<int>(ms % 1000));
-    line_ = time;
-    Add("event", event);
-  }
-  ~LogLine() { std::fprintf(stderr, "%s\n", line_.c_str()); }
-  LogLine(const LogLine&) = delete;
-  LogLine& operator=(const LogLine&) = delete;
-
-  template <typename Value>
-  LogLine& Add(const char* key, const Value& value) {
-    line_ += Text(" ", key, "=");
-    const std::string text = Text(value);
-    const bool plain = !text.empty() && text.find_first_of(" \"=\\") == std::string::npos &&
-                       text.find_first_of("\n\r\t") == std::string::npos;
-    // JSON's quoting: what clients wrote can't start a line of its own.
-    line_ += plain ? text : Dump(Json(text));
-    return *this;
-  }
-  LogLine& AddSeconds(const char* key, double seconds) {
-    char text[32];
-    std::snprintf(text, sizeof(text), "%.4f", seconds);
-    return Add(key, text);
-  }
-
- private:
-  std::string line_;
 };
 
 void LogRequest(const RequestReport& report) {
@@ -155,8 +118,50 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags) {
                      {"device", "cpu"},
                      {"disaggregation_mode", "null"},
                      {"schedule_policy", flags.schedule_policy},
-                     {"disable_radix_cache", flags.disable_radix_cache}};
+                     {"disable_radix_cache", flags.disable_radix_cache},
+                     {"max_prefill_tokens", flags.max_prefill_tokens},
+                     {"mem_fraction_static", flags.mem_fraction_static},
+                     {"disable_overlap_schedule", flags.disable_overlap_schedule},
+                     {"log_requests", flags.log_requests},
+                     {"log_requests_level", flags.log_requests_level},
+                     {"watchdog_timeout", model.watchdog_timeout}};
   return out;
+}
+
+// What the flags came to, those that were automatic too.
+void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& model,
+                ChatFormat format, const std::string& url) {
+  LogLine line("serving");
+  line.Add("url", url)
+      .Add("model", model.name)
+      .Add("layout", host.ranks().layout().ToString())
+      .Add("isa", host.ops().name)
+      .Add("dtype", host.ranks().mode() == DType::kF32 ? "float32" : "bfloat16")
+      .Add("kv_cache_dtype", NameOf(host.cache().shape().latent_type()))
+      .Add("kv_cache_bytes", host.cache().bytes())
+      .Add("weight_bytes", host.weights().packed_bytes())
+      .Add("context_length", model.context_length)
+      .Add("max_total_tokens", host.pages().capacity() * kPage)
+      .Add("mem_fraction_static", flags.mem_fraction_static);
+  if (host.memory().has_value()) {
+    line.Add("memory_bytes", host.memory()->limit.bytes)
+        .Add("memory_by", host.memory()->limit.source);
+  }
+  line.Add("chunked_prefill_size", flags.model.chunked_prefill_size)
+      .Add("max_prefill_tokens", flags.max_prefill_tokens)
+      .Add("max_running_requests", flags.max_running_requests)
+      .Add("max_queued_requests", flags.max_queued_requests)
+      .Add("decode_gap_ms", flags.decode_gap_ms)
+      .Add("schedule_policy", flags.schedule_policy)
+      .Add("schedule_conservativeness", flags.schedule_conservativeness)
+      .Add("overlap_schedule", flags.disable_overlap_schedule ? "off" : "on")
+      .Add("radix_cache", flags.disable_radix_cache ? "off" : "on")
+      .Add("watchdog_timeout_s", flags.model.watchdog_timeout)
+      .Add("chat_template", NameOf(format))
+      .Add("api_key", flags.api_key.empty() ? "none" : "set")
+      .Add("metrics", flags.enable_metrics ? "on" : "off")
+      .Add("log_requests", flags.log_requests ? Text("level ", flags.log_requests_level) : "off")
+      .AddSeconds("load_s", host.load_seconds());
 }
 
 // Errors of the HTTP server itself look like those of the API.
@@ -191,7 +196,8 @@ void DrainAndStop(Engine& engine, RequestDesk& desk, HttpServer& server, SignalW
 
 Status RunServe(const ServeFlags& flags) {
   // Before the weights: a taken port should not cost the minutes that they take to load.
-  CAUSEWAY_ASSIGN_OR_RETURN(const HostOptions options, flags.model.ToHostOptions());
+  CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
+  options.mem_fraction_static = flags.mem_fraction_static;
   if (options.ranks.host == 0) {
     // Only tried: the listener is closed again until the model is there.
     CAUSEWAY_RETURN_IF_ERROR(HttpServer::Listen(ListenOptions(flags), {}).status());
@@ -242,6 +248,28 @@ void ServeFlags::Register(CLI::App& app) {
                  "Requests accepted and not yet answered; more get 503")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
+  app.add_option("--max-prefill-tokens", max_prefill_tokens,
+                 "Tokens of the prompts that are admitted before one step, at least one prompt; "
+                 "-1: no limit")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 40))
+      ->capture_default_str();
+  app.add_option("--mem-fraction-static", mem_fraction_static,
+                 "Part of the memory that the process may use (cgroups count) for weights and KV "
+                 "cache: without --max-total-tokens the cache gets what the weights leave. 0: not "
+                 "looked at")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_flag("--disable-overlap-schedule", disable_overlap_schedule,
+               "Plan a step and hand on the results of the last only when no step runs; default: "
+               "off");
+  app.add_flag("--log-requests", log_requests,
+               "Log a line when a request comes and one when it ends; default: off");
+  app.add_option(
+         "--log-requests-level", log_requests_level,
+         "With --log-requests: 0 sizes, times and how it ended; 1 also sampling parameters; "
+         "2 also the ends of prompt and answer; 3 all of both")
+      ->check(CLI::Range(0, 3))
+      ->capture_default_str();
   app.add_option("--decode-gap-ms", decode_gap_ms,
                  "While requests decode, prompts get as many tokens of a step as keep it within "
                  "this time, at least 16; 0: up to --chunked-prefill-size")
@@ -284,6 +312,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;
+  engine_options.limits.max_prefill_tokens = flags.max_prefill_tokens;
+  engine_options.overlap_schedule = !flags.disable_overlap_schedule;
   engine_options.limits.decode_gap_ns = flags.decode_gap_ms * 1'000'000;
   engine_options.limits.policy =
       flags.schedule_policy == "lpm" ? SchedulePolicy::kLpm : SchedulePolicy::kFcfs;
@@ -302,37 +332,29 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
                         .page_size = kPage});
   const OpenAiApi openai(model, flags.api_key);
   const NativeApi native(model, DescribeServer(host, flags));
-  RequestDesk desk(engine, metrics, {.on_report = &LogRequest});
+  // As SGLang's, where a request for a profile names no folder.
+  const char* profile_dir = std::getenv("SGLANG_TORCH_PROFILER_DIR");
+  const ProfileApi profile(engine, flags.api_key, profile_dir == nullptr ? "/tmp" : profile_dir);
+  RequestLog log(static_cast<RequestLogLevel>(flags.log_requests_level), tokenizer);
+  RequestDesk desk(engine, metrics,
+                   {.on_report = &LogRequest, .log = flags.log_requests ? &log : nullptr});
   std::vector<HttpRoute> routes = openai.Routes(desk);
   for (HttpRoute& route : native.Routes(desk)) routes.push_back(std::move(route));
+  for (HttpRoute& route : profile.Routes()) routes.push_back(std::move(route));
   CAUSEWAY_ASSIGN_OR_RETURN(
       const auto server,
       HttpServer::Listen(ListenOptions(flags), metrics.Count(std::move(routes))));
-  LogLine("serving")
-      .Add("url", server->url())
-      .Add("model", model.name)
-      .Add("layout", host.ranks().layout().ToString())
-      .Add("isa", host.ops().name)
-      .Add("dtype", host.ranks().mode() == DType::kF32 ? "float32" : "bfloat16")
-      .Add("kv_cache_dtype", NameOf(host.cache().shape().latent_type()))
-      .Add("kv_cache_bytes", host.cache().bytes())
-      .Add("context_length", model.context_length)
-      .Add("max_total_tokens", kv_tokens)
-      .Add("chunked_prefill_size", flags.model.chunked_prefill_size)
-      .Add("max_running_requests", flags.max_running_requests)
-      .Add("max_queued_requests", flags.max_queued_requests)
-      .Add("decode_gap_ms", flags.decode_gap_ms)
-      .Add("schedule_policy", flags.schedule_policy)
-      .Add("schedule_conservativeness", flags.schedule_conservativeness)
-      .Add("radix_cache", flags.disable_radix_cache ? "off" : "on")
-      .Add("chat_template", NameOf(format))
-      .Add("api_key", flags.api_key.empty() ? "none" : "set")
-      .Add("metrics", flags.enable_metrics ? "on" : "off")
-      .AddSeconds("load_s", host.load_seconds());
+  LogServing(host, flags, model, format, server->url());
   announce(server->url());
 
-  // A failed step, or a host lost between steps, ends the server: the ranks have no way back.
-  while (engine.healthy() && host.ranks().failure().ok()) {
+  // A failed step, or a host lost between steps, ends the server: the ranks have no way back. A
+  // step that hangs becomes a failed one, or the watchdog ends the process; /health fails before
+  // that, and clients do not wait for it.
+  int stalled_polls = 0;
+  while (!engine.failed() && host.ranks().failure().ok()) {
+    if (host.ranks().stalled() && ++stalled_polls == kStallPolls) {
+      desk.CancelAll(server->executor());
+    }
     if (!signals.Wait(kPollMs)) continue;
     DrainAndStop(engine, desk, *server, signals, flags.drain_seconds);
     return Status();

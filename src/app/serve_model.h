@@ -21,6 +21,11 @@ struct ServeFlags {
   std::string api_key;
   int64_t max_running_requests = 64;
   int64_t max_queued_requests = 512;
+  int64_t max_prefill_tokens = 16384;
+  double mem_fraction_static = 0.0;
+  bool disable_overlap_schedule = false;
+  bool log_requests = false;
+  int log_requests_level = 2;
   std::string schedule_policy = "fcfs";
   int64_t decode_gap_ms = 0;
   double schedule_conservativeness = 1.0;

@@ -1,5 +1,11 @@
 // Submit and Cancel only check and leave commands in a queue. The engine thread takes all that have
 // come, runs one step, and so on: a request can join or leave between any two steps.
+//
+// While a step runs, the engine already plans the next one, as if the tokens to come were there: it
+// puts a pending one where a sequence gets one, and the sampled one in its place when the step has
+// ended. Whoever turns out to be done leaves the plan again. Pages are given away in the order of
+// the steps, and the ranks run one after another, so that nothing of a step is overwritten before
+// its end, however early its pages are given away.
 #include "engine/engine.h"
 
 #include <algorithm>
@@ -16,6 +22,7 @@ namespace {
 // How often an idle engine looks whether it should end.
 constexpr int64_t kIdleWaitMs = 500;
 constexpr size_t kCommandSlack = 4096;  // room for cancels beside the queued requests
+constexpr int32_t kPendingToken = -1;
 
 double Seconds(int64_t begin_ns, int64_t end_ns) {
   return begin_ns == 0 || end_ns == 0 ? 0.0 : static_cast<double>(end_ns - begin_ns) * 1e-9;
@@ -55,6 +62,7 @@ Engine::Engine(ModelHost& host, const EngineOptions& options)
       page_capacity_(host.pages().capacity()),
       scheduler_(host.pages(), options.limits, host.ranks().layout().dp,
                  RulesOf(host, host.ranks().layout(), options.prefix_cache)),
+      profiler_(host.ranks()),
       commands_(static_cast<size_t>(options.max_queued_requests) + kCommandSlack),
       thread_([this] { Loop(); }) {}
 
@@ -65,7 +73,7 @@ Engine::~Engine() {
 }
 
 Status Engine::Submit(std::shared_ptr<Request> request) {
-  if (!healthy_.load()) return Unavailable("the engine has failed and is shutting down");
+  if (!healthy()) return Unavailable("the engine has failed and is shutting down");
   if (draining_.load()) return Unavailable("the server is shutting down");
   if (request->prompt.empty()) return InvalidArgument("the prompt has no tokens");
   const auto prompt = static_cast<int64_t>(request->prompt.size());
@@ -118,6 +126,22 @@ void Engine::FlushCache() {
   (void)commands_.TryPush({.flush = true});
 }
 
+void Engine::StartProfile(const ProfileOptions& options, ProfileReply reply) {
+  const bool taken = commands_.TryPush({.between_steps = [this, options, reply](bool alive) {
+    if (alive) return profiler_.Start(options, reply);
+    reply(Unavailable("the server is shutting down"));
+  }});
+  if (!taken) reply(Unavailable("the server is shutting down"));
+}
+
+void Engine::StopProfile(ProfileReply reply) {
+  const bool taken = commands_.TryPush({.between_steps = [this, reply](bool alive) {
+    if (alive) return profiler_.Stop(reply);
+    reply(Unavailable("the server is shutting down"));
+  }});
+  if (!taken) reply(Unavailable("the server is shutting down"));
+}
+
 EngineLoad Engine::load() const {
   const std::lock_guard lock(rank_seconds_mutex_);
   return {.running = running_.load(),
@@ -154,66 +178,150 @@ bool Engine::Drain(Deadline deadline) {
 void Engine::Loop() {
   for (;;) {
     const bool idle = scheduler_.idle();
-    // Waits only while there is nothing to run; else takes what is there.
-    while (std::optional<Command> command =
-               commands_.Pop(Deadline::AfterMs(idle && scheduler_.idle() ? kIdleWaitMs : 0))) {
-      Handle(std::move(*command));
-    }
+    if (idle) Deliver();
+    HandleCommands(/*wait=*/idle);
+    HandleDeferred(/*alive=*/true);
+    if (!options_.overlap_schedule) Deliver();
     if (commands_.closed()) break;
-    if (!scheduler_.idle()) Step();
-    if (!healthy_.load()) break;
+    MakePlan();
+    // Nothing to run: all have ended with the last step.
+    if (!plan_.batch.extends.empty()) Step();
+    if (failed()) break;
   }
   // Nothing may be left without an answer: who submits from now on is refused.
   commands_.Close();
-  const Status why = healthy_.load() ? Cancelled("the server is shutting down")
-                                     : Unavailable("the engine has failed and is shutting down");
+  const Status why = failed() ? Unavailable("the engine has failed and is shutting down")
+                              : Cancelled("the server is shutting down");
   while (std::optional<Command> command = commands_.Pop(Deadline::AfterMs(0))) {
     if (command->submit != nullptr) scheduler_.Add(std::move(command->submit));
+    if (command->between_steps) deferred_.push_back(std::move(command->between_steps));
   }
   // In prefill, decode or waiting alike: on_finish is owed to each.
   for (Sequence* sequence : scheduler_.All()) {
-    Finish(*sequence, healthy_.load() ? FinishReason::kCancelled : FinishReason::kError, why);
+    Finish(*sequence, failed() ? FinishReason::kError : FinishReason::kCancelled, why);
+  }
+  Deliver();
+  HandleDeferred(/*alive=*/false);
+}
+
+void Engine::HandleCommands(bool wait) {
+  // Waits only while there is nothing to run; else takes what is there.
+  while (std::optional<Command> command =
+             commands_.Pop(Deadline::AfterMs(wait && scheduler_.idle() ? kIdleWaitMs : 0))) {
+    Handle(std::move(*command));
+    // In idle times it is due at once: a cancelled request was the last one, or a profile ends.
+    if (wait) {
+      Deliver();
+      HandleDeferred(/*alive=*/true);
+    }
   }
 }
 
 void Engine::Handle(Command command) {
   if (command.submit != nullptr) {
     scheduler_.Add(std::move(command.submit));
+    may_admit_ = true;
   } else if (command.flush) {
     scheduler_.Flush();
+  } else if (command.between_steps) {
+    deferred_.push_back(std::move(command.between_steps));
   } else if (Sequence* sequence = scheduler_.Find(command.cancel)) {
     Finish(*sequence, FinishReason::kCancelled, Cancelled("the request was cancelled"));
   }
 }
 
-void Engine::Step() {
-  std::vector<Sequence*> owners;
+void Engine::HandleDeferred(bool alive) {
+  for (const auto& task : std::exchange(deferred_, {})) task(alive);
+}
+
+void Engine::Deliver() {
+  if (news_.empty()) return;
+  const TraceZone zone(profiler_.lane(), "deliver");
+  for (const auto& news : std::exchange(news_, {})) news();
+}
+
+void Engine::MakePlan() {
+  const TraceZone zone(profiler_.lane(), "plan");
   const auto waiting = static_cast<int64_t>(scheduler_.waiting());
-  const Batch batch = scheduler_.Next(NowNs(), owners);
+  if (plan_.batch.extends.empty()) {
+    plan_.batch = scheduler_.Next(NowNs(), plan_.owners);
+  } else if (may_admit_) {
+    scheduler_.TopUp(NowNs(), plan_.batch, plan_.owners);
+  }
+  plan_.budgeted = scheduler_.budgeted();
+  may_admit_ = false;
   // Those that the scheduler has admitted no longer wait, and those that it has retracted do.
   queued_.fetch_sub(waiting - static_cast<int64_t>(scheduler_.waiting()));
   PublishLoad();
-  StepOutput output(host_.config(), host_.weights().mode(), batch, nullptr);
-  const Status status = host_.ranks().RunStep(batch, output);
+}
+
+void Engine::Meanwhile() {
+  Deliver();
+  HandleCommands(/*wait=*/false);
+  if (!commands_.closed()) MakePlan();
+}
+
+void Engine::Step() {
+  Plan plan = std::exchange(plan_, {});
+  running_plan_ = &plan;
+  StepOutput output(host_.config(), host_.weights().mode(), plan.batch, nullptr);
+  for (size_t i = 0; i < plan.owners.size(); ++i) {
+    const Extend& extend = plan.batch.extends[i];
+    CHECK(extend.tokens.back() != kPendingToken, plan.owners[i]->request->id);
+    // As it will be after the step. Kept in the cache whatever is sampled: a step extends every
+    // owner by all of its tokens.
+    Sequence& sequence = *plan.owners[i];
+    scheduler_.Computed(sequence, extend.end());
+    if (extend.logits == LogitsWanted::kNone) continue;
+    sequence.stage = Sequence::Stage::kDecode;
+    sequence.output.push_back(kPendingToken);
+    sequence.pending = true;
+  }
+  profiler_.StepBegins();
+  const int64_t begin_ns = NowNs();
+  const Status status = [&] {
+    const TraceZone zone(profiler_.lane(), "step");
+    return host_.ranks().RunStep(plan.batch, output, [this] {
+      if (options_.overlap_schedule) Meanwhile();
+    });
+  }();
+  running_plan_ = nullptr;
   if (!status.ok()) {
     // What all ranks hold is uncertain after a failed step: nothing may run on it again.
-    healthy_.store(false);
+    failed_.store(true);
     scheduler_.StopSharing();
-    for (Sequence* sequence : owners) Finish(*sequence, FinishReason::kError, status);
+    for (Sequence* sequence : plan.owners) {
+      if (sequence != nullptr) Finish(*sequence, FinishReason::kError, status);
+    }
     return;
   }
+  SampleStep(plan, output);
+  scheduler_.StepTook(plan.budgeted, NowNs() - begin_ns);
   PublishTimes();
-  for (size_t i = 0; i < owners.size(); ++i) {
-    const Extend& extend = batch.extends[i];
-    // Kept in the cache whatever is sampled: a step extends every owner by all of its tokens.
-    scheduler_.Computed(*owners[i], extend.end());
-    // Negative for a chunk that does not end the prompt: it has no logits.
-    const int64_t row = output.RowOf(batch, static_cast<int32_t>(i), extend.end() - 1);
-    if (row >= 0) Advance(*owners[i], output.logits().row(row));
+  profiler_.StepEnded();
+}
+
+void Engine::SampleStep(const Plan& plan, const StepOutput& output) {
+  const TraceZone zone(profiler_.lane(), "sample");
+  for (size_t i = 0; i < plan.owners.size(); ++i) {
+    // Null: cancelled while the step ran. A chunk that does not end the prompt has no logits.
+    const Extend& extend = plan.batch.extends[i];
+    if (plan.owners[i] == nullptr || extend.logits == LogitsWanted::kNone) continue;
+    Sequence& sequence = *plan.owners[i];
+    sequence.output.pop_back();
+    sequence.pending = false;
+    const int64_t row = output.RowOf(plan.batch, static_cast<int32_t>(i), extend.end() - 1);
+    // Before Advance: who ends there leaves the plan.
+    const auto planned = std::find(plan_.owners.begin(), plan_.owners.end(), &sequence);
+    const auto place = static_cast<size_t>(planned - plan_.owners.begin());
+    const bool goes_on = Advance(sequence, output.logits().row(row));
+    if (!goes_on || place == plan_.owners.size()) continue;
+    Extend& next = plan_.batch.extends[place];
+    if (next.end() == sequence.tokens()) next.tokens.back() = sequence.output.back();
   }
 }
 
-void Engine::Advance(Sequence& sequence, const float* logits) {
+bool Engine::Advance(Sequence& sequence, const float* logits) {
   const Request& request = *sequence.request;
   const SamplingParams& sampling = request.sampling;
   const int64_t vocab = host_.config().vocab_size;
@@ -232,31 +340,43 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
     logits = masked.data();
   }
   const int64_t limit = options_.vocab_limit > 0 ? std::min(options_.vocab_limit, vocab) : vocab;
-  // `cached` is the position of the token to be sampled, so that chunks and batches don't matter.
-  StatusOr<TokenOutput> sampled = Sample(logits, vocab, limit, sampling, sequence.cached);
+  // The position of the token to be sampled, so that chunks and batches don't matter.
+  const int64_t position = sequence.tokens();
+  StatusOr<TokenOutput> sampled = Sample(logits, vocab, limit, sampling, position);
   if (!sampled.ok()) {
     Finish(sequence, FinishReason::kError, sampled.status());
-    return;
+    return false;
   }
   sampled->cached_tokens = sequence.prompt_hit;
   const int32_t token = sampled->token;
   if (sequence.first_token_ns == 0) sequence.first_token_ns = NowNs();
-  sequence.stage = Sequence::Stage::kDecode;
   // Before on_token: eos and stop tokens count as completion, though clients do not see them.
   sequence.output.push_back(token);
   if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
     Finish(sequence, FinishReason::kStop, Status(), *sampled);
-    return;
+    return false;
   }
-  if (request.on_token) request.on_token(*sampled);
-  if (produced + 1 >= sampling.max_new_tokens) {
-    Finish(sequence, FinishReason::kLength, Status());
+  if (request.on_token) {
+    Tell([request = sequence.request, token = *sampled] { request->on_token(token); });
   }
+  if (produced + 1 < sampling.max_new_tokens) return true;
+  Finish(sequence, FinishReason::kLength, Status());
+  return false;
 }
 
 void Engine::Finish(Sequence& sequence, FinishReason reason, Status status,
                     const TokenOutput& stop_token) {
-  // A sequence that ran was counted out in Step.
+  if (running_plan_ != nullptr) {
+    std::replace(running_plan_->owners.begin(), running_plan_->owners.end(), &sequence,
+                 static_cast<Sequence*>(nullptr));
+  }
+  if (const auto planned = std::find(plan_.owners.begin(), plan_.owners.end(), &sequence);
+      planned != plan_.owners.end()) {
+    plan_.batch.extends.erase(plan_.batch.extends.begin() + (planned - plan_.owners.begin()));
+    plan_.owners.erase(planned);
+  }
+  may_admit_ = true;
+  // A sequence that ran was counted out in MakePlan.
   if (sequence.stage == Sequence::Stage::kWaiting) queued_.fetch_sub(1);
   const std::unique_ptr<Sequence> owned =
       scheduler_.Remove(&sequence, /*keep=*/reason != FinishReason::kError);
@@ -267,15 +387,17 @@ void Engine::Finish(Sequence& sequence, FinishReason reason, Status status,
   result.reason = reason;
   result.stop_token = stop_token;
   result.prompt_tokens = owned->prompt_tokens();
-  result.completion_tokens = static_cast<int64_t>(owned->output.size());
+  result.completion_tokens = static_cast<int64_t>(owned->output.size()) - (owned->pending ? 1 : 0);
   result.cached_tokens = owned->prompt_hit;
   result.retractions = owned->retractions;
   result.timing.queue_seconds =
       Seconds(owned->submitted_ns, owned->admitted_ns == 0 ? now : owned->admitted_ns);
   result.timing.prefill_seconds = Seconds(owned->admitted_ns, owned->first_token_ns);
   result.timing.decode_seconds = Seconds(owned->first_token_ns, now);
-  if (owned->request->on_finish) owned->request->on_finish(result);
-  unfinished_.fetch_sub(1);
+  Tell([this, request = owned->request, result = std::move(result)] {
+    if (request->on_finish) request->on_finish(result);
+    unfinished_.fetch_sub(1);
+  });
 }
 
 }  // namespace causeway

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "base/queue.h"
 #include "engine/model_host.h"
+#include "engine/profiler.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 
@@ -20,6 +22,8 @@ struct EngineOptions {
   int64_t max_queued_requests = 512;  // submitted and not yet running; more are refused
   int64_t vocab_limit = 0;            // ids from here on have no text and are never sampled; 0: all
   bool prefix_cache = true;           // requests use what others have computed of their prompts
+  // While a step runs, the results of the last one go to the clients and the next one is planned.
+  bool overlap_schedule = true;
 };
 
 class Engine : public RequestSink {
@@ -33,7 +37,11 @@ class Engine : public RequestSink {
   void Cancel(const std::string& id) override;
   void FlushCache() override;
   int64_t context_length() const override { return context_length_; }
-  bool healthy() const override { return healthy_.load(); }
+  void StartProfile(const ProfileOptions& options, ProfileReply reply) override;
+  void StopProfile(ProfileReply reply) override;
+  bool healthy() const override { return !failed() && !host_.ranks().stalled(); }
+  // The last step has failed, and every request has its answer or is about to get it.
+  bool failed() const { return failed_.load(); }
   EngineLoad load() const override;
 
   // Refuses new requests from now on, waits until the running ones have ended or the deadline
@@ -45,20 +53,40 @@ class Engine : public RequestSink {
   struct Command {
     std::unique_ptr<Sequence> submit = nullptr;  // or:
     std::string cancel = {};                     // or:
-    bool flush = false;
+    bool flush = false;                          // or:
+    // Between two steps only. Gets whether the engine can still do it.
+    std::function<void(bool alive)> between_steps = {};
+  };
+  // A step, planned or running. owners[i] owns batch.extends[i]; null: it has ended meanwhile.
+  struct Plan {
+    Batch batch;
+    std::vector<Sequence*> owners;
+    int64_t budgeted = 0;  // Scheduler::budgeted
   };
 
   // The engine thread, until the queue is closed or a step has failed.
   void Loop();
+  // Takes what has come; with `wait`, waits for it a while.
+  void HandleCommands(bool wait);
   void Handle(Command command);
-  // One step of the ranks and its consequences.
+  void HandleDeferred(bool alive);
+  // Makes or completes plan_.
+  void MakePlan();
+  // Runs plan_ and its consequences.
   void Step();
-  // Samples from `logits`, tells the client, and finishes the sequence if it is done.
-  void Advance(Sequence& sequence, const float* logits);
+  // What of the engine's work a step hides.
+  void Meanwhile();
+  // Samples what a step has given each owner that still runs, and completes plan_ by it.
+  void SampleStep(const Plan& plan, const StepOutput& output);
+  // Samples from `logits`, tells the client, and finishes the sequence if it is done: then false.
+  bool Advance(Sequence& sequence, const float* logits);
   // Takes the sequence from the scheduler, frees its pages and calls on_finish. `stop_token`: what
   // was sampled last, with kStop.
   void Finish(Sequence& sequence, FinishReason reason, Status status,
               const TokenOutput& stop_token = {.token = -1, .top = {}});
+  // Calls clients back, in the order in which this was called, when there is time to.
+  void Tell(std::function<void()> news) { news_.push_back(std::move(news)); }
+  void Deliver();
   // What load() says from now on.
   void PublishLoad();
   void PublishTimes();
@@ -68,6 +96,12 @@ class Engine : public RequestSink {
   const int64_t context_length_;
   const int64_t page_capacity_;
   Scheduler scheduler_;
+  Profiler profiler_;
+  Plan plan_;  // the next step's, as far as it is planned: empty if it has no extends
+  Plan* running_plan_ = nullptr;             // the step's that runs now
+  bool may_admit_ = false;                   // something has changed since plan_ was made
+  std::vector<std::function<void()>> news_;  // for Deliver
+  std::vector<std::function<void(bool alive)>> deferred_;  // until the step has ended
   // From any thread to the engine's.
   Queue<Command> commands_;
   std::atomic<int64_t> queued_{0};      // submitted, not yet running
@@ -76,7 +110,7 @@ class Engine : public RequestSink {
   std::atomic<int64_t> used_pages_{0};
   mutable std::mutex rank_seconds_mutex_;
   std::vector<RankSeconds> rank_seconds_;  // guarded by rank_seconds_mutex_
-  std::atomic<bool> healthy_{true};
+  std::atomic<bool> failed_{false};
   std::atomic<bool> draining_{false};
   std::thread thread_;
 };

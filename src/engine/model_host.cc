@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/isa.h"
+#include "model/weight_sizes.h"
 #include "parallel/gloo_communicator.h"
 
 namespace causeway {
@@ -19,8 +20,11 @@ std::string Agreement(const HostOptions& options, const ModelConfig& config,
   return Text("layout ", options.ranks.layout.ToString(), "; kernels ", host.ops().name, "; dtype ",
               NameOf(options.dtype), "; KV cache ", NameOf(host.cache().shape().latent_type()),
               "; index keys ", NameOf(host.cache().shape().index_type()), "; context ",
-              host.context_length(), "; pages ", host.cache().pages(), "; model ",
-              config.model_type, " ", config.num_hidden_layers, "x", config.hidden_size,
+              host.context_length(), "; pages ",
+              options.mem_fraction_static > 0 && options.max_total_tokens <= 0
+                  ? Text("by --mem-fraction-static ", options.mem_fraction_static)
+                  : Text(host.cache().pages()),
+              "; model ", config.model_type, " ", config.num_hidden_layers, "x", config.hidden_size,
               " vocabulary ", config.vocab_size, " experts ", config.n_routed_experts,
               " redundant ", options.redundant.per_layer);
 }
@@ -39,6 +43,21 @@ StatusOr<std::unique_ptr<Communicator>> MeetHosts(const HostOptions& options,
   gloo.noun = "host";
   gloo.config = Agreement(options, config, host);
   return MakeGlooCommunicator(gloo);
+}
+
+// The fewest pages that a host has: memory differs a little between machines.
+StatusOr<int64_t> FewestPages(Communicator& hosts, int64_t pages) {
+  const auto size = static_cast<size_t>(hosts.size());
+  std::vector<int64_t> all(size, pages);
+  const std::vector<Outgoing> to(size, {&pages, sizeof(pages)});
+  std::vector<Incoming> from;
+  for (int64_t& of_host : all) from.push_back({&of_host, sizeof(of_host)});
+  try {
+    hosts.Exchange({"pages_exchange"}, to, from);
+  } catch (const StepFailed& failure) {
+    return Unavailable(failure.what());
+  }
+  return *std::min_element(all.begin(), all.end());
 }
 
 }  // namespace
@@ -78,21 +97,34 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   }
   CAUSEWAY_RETURN_IF_ERROR(options.redundant.Check(config, layout));
   CAUSEWAY_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(options.model_path));
-  const int threads = layout.ranks_per_host() * layout.threads_per_rank;
-  CAUSEWAY_ASSIGN_OR_RETURN(
-      host->weights_,
-      Weights::Load(std::move(checkpoint), config, options.dtype,
-                    WeightShare::Of(config, layout, options.ranks.host, options.redundant), threads,
-                    options.progress));
+  const WeightShare share = WeightShare::Of(config, layout, options.ranks.host, options.redundant);
   const KvShape shape{.layers = config.num_hidden_layers,
                       .latent_dim = config.latent_dim(),
                       .index_dim = config.index_head_dim,
                       .type = options.dtype,
                       .int8_index = options.int8_index,
                       .int8_kv = options.int8_kv};
-  const int64_t pages = (total + kPage - 1) / kPage;
+  int64_t pages = (total + kPage - 1) / kPage;
+  const bool by_fraction = options.mem_fraction_static > 0 && options.max_total_tokens <= 0;
+  if (options.mem_fraction_static > 0) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const MemoryLimit limit, FindMemoryLimit());
+    CAUSEWAY_ASSIGN_OR_RETURN(const WeightSizes sizes,
+                              WeightSizes::Of(*checkpoint, config, options.dtype));
+    host->memory_ = MemoryBudget{.limit = limit,
+                                 .fraction = options.mem_fraction_static,
+                                 .weight_bytes = sizes.BytesOf(share).total(),
+                                 .page_bytes = kPage * shape.BytesPerToken()};
+    if (by_fraction) {
+      CAUSEWAY_ASSIGN_OR_RETURN(pages, PagesWithin(*host->memory_));
+    } else {
+      CAUSEWAY_RETURN_IF_ERROR(CheckPagesFit(*host->memory_, pages));
+    }
+  }
+  const int threads = layout.ranks_per_host() * layout.threads_per_rank;
+  CAUSEWAY_ASSIGN_OR_RETURN(
+      host->weights_, Weights::Load(std::move(checkpoint), config, options.dtype, share, threads,
+                                    options.progress));
   host->cache_ = std::make_unique<KvCache>(shape, pages);
-  host->pages_ = std::make_unique<PagePool>(pages);
   host->rope_ = std::make_unique<RopeTable>(config, host->context_length_);
   host->options_ = options.ranks;
   host->options_.ops = host->ops_;
@@ -100,7 +132,11 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   if (layout.hosts > 1) {
     CAUSEWAY_ASSIGN_OR_RETURN(host->hosts_, MeetHosts(options, config, *host));
     host->options_.hosts = host->hosts_.get();
+    if (by_fraction) {
+      CAUSEWAY_ASSIGN_OR_RETURN(pages, FewestPages(*host->hosts_, pages));
+    }
   }
+  host->pages_ = std::make_unique<PagePool>(pages);
   host->ranks_ =
       std::make_unique<RankGroup>(*host->weights_, *host->cache_, *host->rope_, host->options_);
   host->load_seconds_ = static_cast<double>(NowNs() - begin_ns) * 1e-9;

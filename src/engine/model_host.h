@@ -2,11 +2,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cache/kv_cache.h"
 #include "cache/page_pool.h"
 #include "checkpoint/model_config.h"
+#include "engine/memory_budget.h"
 #include "engine/rank_group.h"
 #include "model/rope.h"
 #include "model/weights.h"
@@ -22,8 +24,11 @@ struct HostOptions {
   std::string isa = "auto";
   int64_t context_length = 0;    // tokens per sequence; 0: as far as the KV cache goes
   int64_t max_total_tokens = 0;  // KV cache of all sequences; 0: context_length
-  RedundantExperts redundant;    // experts that two ep parts hold
-  RankGroupOptions ranks;        // ops and hosts are filled in
+  // Of the memory that the process may use, the part for weights and KV cache: without
+  // max_total_tokens the cache gets what the weights leave. 0: not looked at.
+  double mem_fraction_static = 0.0;
+  RedundantExperts redundant;  // experts that two ep parts hold
+  RankGroupOptions ranks;      // ops and hosts are filled in
   // On several hosts (ranks.layout.hosts), how they meet; see GlooOptions.
   std::string dist_init_addr;
   std::string dist_token;
@@ -46,6 +51,8 @@ class ModelHost {
   int64_t context_length() const { return context_length_; }
   const OpTable& ops() const { return *ops_; }
   double load_seconds() const { return load_seconds_; }
+  // With mem_fraction_static, what it came to.
+  const std::optional<MemoryBudget>& memory() const { return memory_; }
 
   // Replaces the ranks by those of another layout over the same weights and cache. One host only.
   // Sequences in the cache stay valid, since pages do not depend on the layout.
@@ -62,6 +69,7 @@ class ModelHost {
   const OpTable* ops_ = nullptr;
   int64_t context_length_ = 0;
   double load_seconds_ = 0;
+  std::optional<MemoryBudget> memory_;
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<RopeTable> rope_;

@@ -4,9 +4,9 @@
 #include "engine/rank_group.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 
+#include "base/log.h"
 #include "engine/rank_worker.h"
 #include "engine/step_broadcast.h"
 #include "model/cost.h"
@@ -15,8 +15,7 @@
 namespace causeway {
 namespace {
 
-// After Abort, how long ranks get to leave their collectives before the process ends.
-constexpr int64_t kAbortGraceMs = 10'000;
+constexpr int kWatchdogExit = 70;  // EX_SOFTWARE of sysexits.h
 
 // CPUs of a rank's threads: ranks side by side; empty (no pinning) when there are too few CPUs.
 std::vector<int> CpusOf(int rank, int threads, int world, const std::vector<int>& allowed) {
@@ -77,14 +76,15 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
 
 RankGroup::~RankGroup() = default;
 
-Status RankGroup::RunStep(const Batch& batch, StepOutput& output) {
+Status RankGroup::RunStep(const Batch& batch, StepOutput& output,
+                          const std::function<void()>& meanwhile) {
   Status status;
   if (broadcaster_ == nullptr) {
-    status = RunHere(batch, output);
+    status = RunHere(batch, output, meanwhile);
   } else {
     try {
       broadcaster_->Send(batch);
-      status = RunHere(batch, output);
+      status = RunHere(batch, output, meanwhile);
     } catch (const StepFailed& failure) {
       status = InternalError(failure.what());
     }
@@ -124,28 +124,38 @@ Status RankGroup::Follow() {
   return Status();
 }
 
-Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
+Status RankGroup::RunHere(const Batch& batch, StepOutput& output,
+                          const std::function<void()>& meanwhile) {
   // Every host computes the same slices from the same batch: none is sent.
   slices_ = SlicesOf(batch, options_.layout, cost_);
   for (const auto& worker : workers_) worker->Start(batch, slices_, output);
   const Deadline watchdog = Deadline::AfterMs(options_.watchdog_timeout_ms);
   const std::string exceeded = Text("the step exceeded --watchdog-timeout of ",
                                     1e-3 * static_cast<double>(options_.watchdog_timeout_ms), " s");
+  if (meanwhile) meanwhile();
   Status first;
   bool late = false;
   // All are waited for even after a failure: the batch and the output must outlive their use.
   for (size_t rank = 0; rank < workers_.size(); ++rank) {
     std::optional<Status> status = workers_[rank]->Finish(watchdog);
     if (!status.has_value()) {
-      // Collectives end by themselves now; a rank that computes for ever can't be stopped from
-      // outside, so the process ends.
+      // Before anything else, so that /health says it while the ranks are looked at. Collectives
+      // end by themselves then; a rank that computes for ever can't be stopped from outside, so the
+      // process ends.
+      if (!late) {
+        stalled_.store(true);
+        LogLine("watchdog").Add("error", exceeded);
+        LogRanks();
+      }
       late = true;
       workers_[rank]->Abort(exceeded);
-      status = workers_[rank]->Finish(Deadline::AfterMs(kAbortGraceMs));
+      status = workers_[rank]->Finish(Deadline::AfterMs(options_.abort_grace_ms));
       if (!status.has_value()) {
-        std::fprintf(stderr, "causeway: error: rank %d does not end its step; ending the process\n",
-                     options_.host * options_.layout.ranks_per_host() + static_cast<int>(rank));
-        std::_Exit(70);
+        LogRanks();
+        LogLine("watchdog_exit")
+            .Add("error", Text("rank ", RankOf(rank), " does not end its step"))
+            .Add("exit_code", kWatchdogExit);
+        std::_Exit(kWatchdogExit);
       }
     }
     // One status stands for all: a rank that fails aborts the others with its message.
@@ -156,9 +166,48 @@ Status RankGroup::RunHere(const Batch& batch, StepOutput& output) {
   }
   if (!first.ok()) {
     // The communication thread may still read the step's memory.
-    for (const auto& worker : workers_) worker->Settle(Deadline::AfterMs(kAbortGraceMs));
+    for (const auto& worker : workers_) worker->Settle(Deadline::AfterMs(options_.abort_grace_ms));
   }
   return first;
+}
+
+int RankGroup::RankOf(size_t worker) const {
+  return options_.host * options_.layout.ranks_per_host() + static_cast<int>(worker);
+}
+
+void RankGroup::LogRanks() const {
+  const int64_t now_ns = NowNs();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    const TraceLane::Now now = workers_[i]->now();
+    const bool busy = workers_[i]->busy();
+    LogLine line("watchdog_rank");
+    line.Add("rank", RankOf(i)).Add("host", options_.host);
+    // Between two zones, what it last did says where it is.
+    line.Add("state", !busy ? "ended" : now.inside ? "in" : "after");
+    line.Add("operation", now.name == nullptr ? "none" : now.name).Add("layer", now.layer);
+    line.AddSeconds("for_s",
+                    now.name == nullptr ? 0 : static_cast<double>(now_ns - now.since_ns) * 1e-9);
+  }
+}
+
+void RankGroup::KeepEvents(bool keep) {
+  for (const auto& worker : workers_) {
+    worker->trace().KeepEvents(keep || options_.keep_trace_events);
+  }
+}
+
+std::vector<TraceTrack> RankGroup::TakeEvents(int64_t since_ns) {
+  std::vector<TraceTrack> tracks;
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    TraceTrack& track = tracks.emplace_back();
+    track.name = Text("rank ", RankOf(i));
+    for (const TraceLane::Event& event : workers_[i]->trace().events()) {
+      if (event.begin_ns >= since_ns) track.events.push_back(event);
+    }
+    if (!options_.keep_trace_events) workers_[i]->trace().ClearEvents();
+  }
+  KeepEvents(false);
+  return tracks;
 }
 
 Status RankGroup::ClearTraces() {

@@ -2,6 +2,7 @@
 // step by step.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -29,6 +30,8 @@ struct RankGroupOptions {
   bool pin_threads = true;  // rank r's threads to CPUs r * threads_per_rank, ...
   int64_t collective_timeout_ms = 120'000;
   int64_t watchdog_timeout_ms = 300'000;  // a step that takes longer ends the process
+  // How long ranks get then to leave their collectives, before it ends without waiting for them.
+  int64_t abort_grace_ms = 10'000;
   // This process among the hosts of the layout, and its end of their group (null on one host); the
   // group must outlive the ranks.
   int host = 0;
@@ -50,8 +53,10 @@ class RankGroup {
 
   // Partitions the batch, runs it on every rank and returns when all are done. After an error the
   // group must not be used again (DESIGN section 7): the process is to end. On several hosts only
-  // host 0 calls it; the others Follow.
-  Status RunStep(const Batch& batch, StepOutput& output);
+  // host 0 calls it; the others Follow. `meanwhile` runs on the caller's thread while the ranks
+  // compute.
+  Status RunStep(const Batch& batch, StepOutput& output,
+                 const std::function<void()>& meanwhile = {});
   // Runs the steps that host 0 sends until it ends (ok) or something fails.
   Status Follow();
 
@@ -70,6 +75,12 @@ class RankGroup {
   int64_t scratch_bytes() const;
   // The largest bound on it that the steps so far had (model/scratch.h).
   int64_t scratch_bound() const;
+  // The events of this host's ranks are kept from now on, or not any more but for --trace.
+  void KeepEvents(bool keep);
+  // Those that began at or after `since_ns`, of each rank; without --trace they are kept no longer.
+  std::vector<TraceTrack> TakeEvents(int64_t since_ns);
+  // A step has exceeded the watchdog's time-out: the process is about to end. From any thread.
+  bool stalled() const { return stalled_.load(); }
   // Not ok after a failed step, and on host 0 of several once another host was lost between steps.
   // From any thread.
   Status failure() const;
@@ -78,7 +89,11 @@ class RankGroup {
 
  private:
   // The step on the ranks of this host, until all are done or the watchdog has ended them.
-  Status RunHere(const Batch& batch, StepOutput& output);
+  Status RunHere(const Batch& batch, StepOutput& output,
+                 const std::function<void()>& meanwhile = {});
+  // Writes a line of the log for every rank of this host: what it does, and for how long.
+  void LogRanks() const;
+  int RankOf(size_t worker) const;  // in the world
   void ClearHere();
   HostCounts CountsHere() const;
   // Keeps the first failure for failure(), and passes the status on.
@@ -92,6 +107,7 @@ class RankGroup {
   std::vector<const ReadCounts*> reads_;
   StepSlices slices_;
   std::unique_ptr<StepBroadcaster> broadcaster_;  // on host 0 of several
+  std::atomic<bool> stalled_{false};
   mutable std::mutex failure_mutex_;
   Status failure_;  // of the first step or gathering that failed; guarded by failure_mutex_
 };

@@ -32,6 +32,7 @@ void RankWorker::Abort(const std::string& reason) {
 
 // Pointers only: the owner keeps the three alive until Finish has returned the status.
 void RankWorker::Start(const Batch& batch, const StepSlices& slices, StepOutput& output) {
+  busy_.store(true);
   CHECK(jobs_.TryPush({&batch, &slices, &output}), "a step is still running");
 }
 
@@ -65,6 +66,7 @@ Status RankWorker::RunStep(const Job& job) {
     status = InternalError(Text("rank ", rank_, ": out of memory"));
   }
   if (!status.ok()) Abort(status.message());
+  busy_.store(false);
   return status;
 }
 

@@ -1,6 +1,7 @@
 // One rank: a thread with its team, operations, communicator, trace and forward pass.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -40,6 +41,10 @@ class RankWorker {
   // After a failed step: waits until nothing of it runs any more.
   void Settle(Deadline deadline) { links_.host->Settle(deadline); }
 
+  // Whether it has not ended its step, and what it does. From any thread.
+  bool busy() const { return busy_.load(); }
+  TraceLane::Now now() const { return trace_.now(); }
+
   // Between steps only.
   TraceLane& trace() { return trace_; }
   int64_t scratch_bytes() const { return forward_->scratch_bytes(); }
@@ -69,6 +74,7 @@ class RankWorker {
   // From the group's thread: at most one step, as the next is given after the status of the last.
   Queue<Job> jobs_{1};
   Queue<Status> done_{1};
+  std::atomic<bool> busy_{false};
   std::thread thread_;
 };
 

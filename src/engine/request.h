@@ -88,6 +88,17 @@ struct Request {
   std::function<void(const RequestResult&)> on_finish;
 };
 
+// Which steps a profile is of, and where it goes.
+struct ProfileOptions {
+  std::string output_dir = {};  // made if it is not there
+  std::string prefix = {};      // of the file's name; no slash
+  int64_t start_step =
+      0;  // steps count from 0, since the start of the engine; the next at the least
+  int64_t num_steps = 0;  // after so many it ends by itself; 0: until StopProfile
+};
+// Gets the file's path, or what is wrong. From any thread.
+using ProfileReply = std::function<void(StatusOr<std::string>)>;
+
 // What the server needs of an engine. The engine proper implements it; tests of the server use a
 // scripted one.
 class RequestSink {
@@ -102,8 +113,17 @@ class RequestSink {
   // Frees the pages of the prefix cache that no running request uses, before the next step. What is
   // in use stays, and can be found as before: it is right. From any thread.
   virtual void FlushCache() {}
+  // Keeps what the ranks of this host do from the next step on; `reply` comes once that is so, with
+  // the path that will be written. From any thread, as is the next.
+  virtual void StartProfile(const ProfileOptions&, ProfileReply reply) {
+    reply(Unavailable("this engine keeps no profiles"));
+  }
+  // Writes the profile; `reply` comes when the file is there.
+  virtual void StopProfile(ProfileReply reply) {
+    reply(Unavailable("this engine keeps no profiles"));
+  }
   virtual int64_t context_length() const = 0;  // prompt + completion, in tokens
-  virtual bool healthy() const = 0;            // false: a step failed, the process is about to end
+  virtual bool healthy() const = 0;            // false: a step failed or hangs: the process ends
   // For reports and metrics. From any thread.
   virtual EngineLoad load() const { return {}; }
 };

@@ -163,6 +163,7 @@ void Scheduler::RetractYoungest() {
 void Scheduler::GrowDecoding() {
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
+    if (sequence.ending()) continue;
     // Those in prefill have all they need since their admission.
     const int64_t missing =
         PagesOf(sequence.tokens()) - static_cast<int64_t>(sequence.pages.size());
@@ -206,12 +207,15 @@ void Scheduler::Admit(int64_t now_ns) {
                                   std::max<int64_t>(1, limits_.max_running_requests)) {
     const size_t place = NextToAdmit();
     Sequence& next = *waiting_[place];
+    if (next.ending()) break;  // retracted in its last step: gone before the next one
     next.dp = ChooseGroup(next);
     // Locked before pages are counted, or it might be evicted for the rest.
     const int64_t hit = UsePrefix(next);
     const int64_t missing = PagesOf(next.tokens()) - next.shared;
+    const bool too_many = limits_.max_prefill_tokens > 0 && admitted_tokens_ > 0 &&
+                          next.tokens_ahead() > limits_.max_prefill_tokens - admitted_tokens_;
     // Whose turn it is keeps it: a smaller one behind it must not starve it.
-    if (missing + Reserve() > pages_.available() + tree_.evictable_pages()) {
+    if (too_many || missing + Reserve() > pages_.available() + tree_.evictable_pages()) {
       Release(next, 0);
       next.cached = 0;
       break;
@@ -219,6 +223,7 @@ void Scheduler::Admit(int64_t now_ns) {
     CountHit(next, hit);
     CHECK(Take(missing, next.pages), missing);
     next.stage = Sequence::Stage::kPrefill;
+    admitted_tokens_ += next.tokens_ahead();
     if (next.admitted_ns == 0) {
       next.admitted_ns = now_ns;
       counters_.prompt_tokens += next.prompt_tokens();
@@ -228,14 +233,15 @@ void Scheduler::Admit(int64_t now_ns) {
   }
 }
 
-int64_t Scheduler::Budget(int64_t now_ns) {
-  const int64_t most = limits_.chunked_prefill_size > 0 ? limits_.chunked_prefill_size
-                                                        : std::numeric_limits<int64_t>::max();
+void Scheduler::StepTook(int64_t budgeted, int64_t ns) {
   // All of a step's time goes to its budgeted tokens: the more the decoding ones take of it, the
   // fewer fit, and the estimate settles where both together take the time that is allowed.
-  if (last_budgeted_ > 0) {
-    token_ns_ = static_cast<double>(now_ns - last_ns_) / static_cast<double>(last_budgeted_);
-  }
+  if (budgeted > 0) token_ns_ = static_cast<double>(ns) / static_cast<double>(budgeted);
+}
+
+int64_t Scheduler::Budget() const {
+  const int64_t most = limits_.chunked_prefill_size > 0 ? limits_.chunked_prefill_size
+                                                        : std::numeric_limits<int64_t>::max();
   const bool decoding = std::any_of(running_.begin(), running_.end(), [](const auto& sequence) {
     return sequence->stage == Sequence::Stage::kDecode;
   });
@@ -248,43 +254,50 @@ int64_t Scheduler::Budget(int64_t now_ns) {
 
 Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
   GrowDecoding();
+  admitted_tokens_ = 0;
   Admit(now_ns);
+  whole_budget_ = budget_ = Budget();
   Batch batch;
   owners.clear();
-  const int64_t whole_budget = Budget(now_ns);
-  int64_t budget = whole_budget;
-  // In order of admission: the oldest gets the budget first. Decoding ones do not count into it.
-  for (const auto& sequence : running_) {
-    const bool decoding = sequence->stage == Sequence::Stage::kDecode;
-    if (!decoding) {
-      if (budget == 0) continue;
-      // Another may have computed the same prompt meanwhile.
-      CountHit(*sequence, UsePrefix(*sequence));
-    }
-    Extend extend;
-    extend.begin = sequence->cached;
-    const int64_t prompt_tokens = sequence->prompt_tokens();
-    // What was decoded before a retraction is computed again as it was then, by the other form of
-    // attention (Extend::decode): tokens of both never go into one extend.
-    extend.decode = extend.begin >= prompt_tokens;
-    const int64_t all = extend.decode ? sequence->tokens() : prompt_tokens;
-    const int64_t end = decoding ? all : extend.begin + std::min(all - extend.begin, budget);
-    if (!decoding) budget -= end - extend.begin;
-    for (int64_t p = extend.begin; p < end; ++p) {
-      extend.tokens.push_back(extend.decode
-                                  ? sequence->output[static_cast<size_t>(p - prompt_tokens)]
-                                  : sequence->request->prompt[static_cast<size_t>(p)]);
-    }
-    // The last token's logits give the next token; those before are not needed.
-    extend.logits = end == sequence->tokens() ? LogitsWanted::kLast : LogitsWanted::kNone;
-    extend.pages = sequence->pages;
-    extend.dp = sequence->dp;
-    batch.extends.push_back(std::move(extend));
-    owners.push_back(sequence.get());
-  }
-  last_ns_ = now_ns;
-  last_budgeted_ = whole_budget - budget;
+  // In order of admission: the oldest gets the budget first.
+  for (const auto& sequence : running_) Put(*sequence, batch, owners);
   return batch;
+}
+
+void Scheduler::TopUp(int64_t now_ns, Batch& batch, std::vector<Sequence*>& owners) {
+  const size_t before = running_.size();
+  Admit(now_ns);
+  for (size_t i = before; i < running_.size(); ++i) Put(*running_[i], batch, owners);
+}
+
+void Scheduler::Put(Sequence& sequence, Batch& batch, std::vector<Sequence*>& owners) {
+  if (sequence.ending()) return;
+  const bool decoding = sequence.stage == Sequence::Stage::kDecode;
+  if (!decoding) {
+    if (budget_ == 0) return;
+    // Another may have computed the same prompt meanwhile.
+    CountHit(sequence, UsePrefix(sequence));
+  }
+  Extend extend;
+  extend.begin = sequence.cached;
+  const int64_t prompt_tokens = sequence.prompt_tokens();
+  // What was decoded before a retraction is computed again as it was then, by the other form of
+  // attention (Extend::decode): tokens of both never go into one extend.
+  extend.decode = extend.begin >= prompt_tokens;
+  const int64_t all = extend.decode ? sequence.tokens() : prompt_tokens;
+  // Decoding ones do not count into the budget.
+  const int64_t end = decoding ? all : extend.begin + std::min(all - extend.begin, budget_);
+  if (!decoding) budget_ -= end - extend.begin;
+  for (int64_t p = extend.begin; p < end; ++p) {
+    extend.tokens.push_back(extend.decode ? sequence.output[static_cast<size_t>(p - prompt_tokens)]
+                                          : sequence.request->prompt[static_cast<size_t>(p)]);
+  }
+  // The last token's logits give the next token; those before are not needed.
+  extend.logits = end == sequence.tokens() ? LogitsWanted::kLast : LogitsWanted::kNone;
+  extend.pages = sequence.pages;
+  extend.dp = sequence.dp;
+  batch.extends.push_back(std::move(extend));
+  owners.push_back(&sequence);
 }
 
 void Scheduler::Computed(Sequence& sequence, int64_t end) {

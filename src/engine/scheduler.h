@@ -37,8 +37,10 @@ struct Sequence {
   int64_t shared = 0;
   RadixNode* held = nullptr;
   std::vector<int32_t> output;  // generated tokens, eos and stop tokens included
-  int64_t cached = 0;           // tokens in the KV cache
-  int64_t prompt_hit = 0;       // tokens of the prompt that it found there, before any retraction
+  // The last of them is not known yet: the step that gives it runs, while the next is planned.
+  bool pending = false;
+  int64_t cached = 0;      // tokens in the KV cache
+  int64_t prompt_hit = 0;  // tokens of the prompt that it found there, before any retraction
   int64_t retractions = 0;
   int32_t dp = 0;  // the data-parallel group that computes it, from admission to retraction
   int64_t submitted_ns = 0;
@@ -49,6 +51,10 @@ struct Sequence {
   int64_t max_tokens() const { return prompt_tokens() + request->sampling.max_new_tokens; }
   // What it consists of. The last one is not cached: its logits give the next.
   int64_t tokens() const { return prompt_tokens() + static_cast<int64_t>(output.size()); }
+  // It has had its last step, whatever that gives.
+  bool ending() const {
+    return pending && static_cast<int64_t>(output.size()) >= request->sampling.max_new_tokens;
+  }
   // What the next steps have to compute for it, as far as is known.
   int64_t tokens_ahead() const { return tokens() - cached; }
 };
@@ -62,13 +68,17 @@ struct SchedulerLimits {
   // Tokens of a step, over all data-parallel groups, those of decoding sequences not counted;
   // <= 0: no limit.
   int64_t chunked_prefill_size = 8192;
+  // Tokens that the sequences admitted before one step have to compute, but at least one sequence;
+  // <= 0: no limit.
+  int64_t max_prefill_tokens = 16384;
   int64_t max_running_requests = 64;  // in prefill or decode; at least 1
   // Pages of 64 tokens that stay free at an admission for the answer of every running sequence, or
   // as many as it still needs: more means fewer retractions and fewer that run.
   double schedule_conservativeness = 1.0;
   SchedulePolicy policy = SchedulePolicy::kFcfs;
   // While some sequence decodes, prompts get as many tokens of a step, at least 16, as fit in this
-  // time, going by the last step with any: what a client waits between two tokens. 0: no limit.
+  // time, going by the last step with any that ended: what a client waits between two tokens. 0: no
+  // limit.
   int64_t decode_gap_ns = 0;
 };
 
@@ -114,14 +124,29 @@ class Scheduler {
   // the youngest running sequence is retracted. It waits again, before all others, and keeps its
   // output. Then admits waiting sequences, one after another by the policy, as long as pages and
   // limits allow; then one extend for every decoding sequence, and chunks of the others within the
-  // token budget, oldest first. owners[i] owns batch.extends[i]. Empty only if idle().
+  // token budget, oldest first. owners[i] owns batch.extends[i]. Empty only if idle(), or if all
+  // that run are ending.
+  //
+  // The step before may still run. Then its sequences are as they will be after it (Computed), with
+  // a pending token where one is to come: no page is written before that step has ended, whoever
+  // has it by then. A pending token is -1 in the batch.
   //
   // An admitted sequence joins the data-parallel group with the fewest tokens ahead, counting its
   // own that are not cached there, the lowest of equals, and stays there: only that group is sure
   // to have its keys.
   Batch Next(int64_t now_ns, std::vector<Sequence*>& owners);
 
-  // A step has computed its tokens before `end`: others with the same prompt may use them now.
+  // Adds who can be admitted now to a batch of Next that has not begun, within what is left of its
+  // budget.
+  void TopUp(int64_t now_ns, Batch& batch, std::vector<Sequence*>& owners);
+
+  // Prompt tokens of the batch that Next and TopUp made last.
+  int64_t budgeted() const { return whole_budget_ - budget_; }
+  // A step with so many of them took so long.
+  void StepTook(int64_t budgeted, int64_t ns);
+
+  // A step has computed its tokens before `end`, or will have before the next one begins: others
+  // with the same prompt may use them from then on.
   void Computed(Sequence& sequence, int64_t end);
 
   // Takes a waiting or running sequence out, and its pages from it. With `keep`, those that later
@@ -160,8 +185,10 @@ class Scheduler {
   void Admit(int64_t now_ns);
   // The place among the waiting ones of who is next.
   size_t NextToAdmit() const;
-  // Tokens of the step that begins now, those of decoding sequences not counted.
-  int64_t Budget(int64_t now_ns);
+  // Tokens of the next step, those of decoding sequences not counted.
+  int64_t Budget() const;
+  // The next extend of a running sequence, if it has one within the budget.
+  void Put(Sequence& sequence, Batch& batch, std::vector<Sequence*>& owners);
   // Pages that should stay free for the running ones.
   int64_t Reserve() const;
 
@@ -171,9 +198,11 @@ class Scheduler {
   SharingRules rules_;
   RadixCache tree_{kPage};
   SchedulerCounters counters_;
-  int64_t last_ns_ = 0;        // when the last step began
-  int64_t last_budgeted_ = 0;  // the tokens of it that count into the budget
-  double token_ns_ = 0.0;      // what one took in the last step that had any; 0: not known
+  // Of the batch that was made last.
+  int64_t whole_budget_ = 0;
+  int64_t budget_ = 0;           // what is left of it
+  int64_t admitted_tokens_ = 0;  // what its newly admitted sequences have to compute
+  double token_ns_ = 0.0;        // what one took in the last step that had any; 0: not known
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
 };

@@ -132,7 +132,7 @@ TEST_F(SchedulerTest, EqualRequestsSpreadEvenlyOverTheGroupsInEveryRunAlike) {
 
 TEST_F(SchedulerTest, NoGroupGetsMoreThanTheLeastLoadedAndOneRequest) {
   std::mt19937 random(kSeed);
-  Start(100'000, {.max_running_requests = 200}, /*groups=*/4);
+  Start(100'000, {.max_prefill_tokens = -1, .max_running_requests = 200}, /*groups=*/4);
   int64_t longest = 0;
   for (int i = 0; i < 200; ++i) {
     const int64_t prompt = 1 + static_cast<int64_t>(random() % 500);
@@ -232,10 +232,146 @@ TEST_F(SchedulerTest, ChunksShrinkUntilDecodingWaitsNoLongerThanAllowed) {
       if (decodes && tokens > 16 && steps > 1) {
         EXPECT_LE(took, 101'000'000 + (steps < 10 ? decode_ns : 0)) << "step " << steps;
       }
+      scheduler_->StepTook(scheduler_->budgeted(), took);
       now += took;
     }
     EXPECT_LT(steps, decode_ns == 0 ? 60 + 10 : 400) << "the time is used";
   }
+}
+
+// What docs/serving.md says of the time between two tokens, with a clock that the test moves: a
+// step takes kTokenNs for each prompt token and kDecodeNs for the decoding requests.
+TEST_F(SchedulerTest, ADecodingRequestWaitsForAtMostOneStepWhateverComes) {
+  constexpr int64_t kTokenNs = 1'000'000;
+  constexpr int64_t kDecodeNs = 5'000'000;
+  for (const int64_t gap_ms : {0, 60}) {
+    constexpr int64_t kChunk = 200;
+    Start(4000, {.chunked_prefill_size = kChunk, .decode_gap_ns = gap_ms * 1'000'000});
+    std::mt19937 random(kSeed);
+    Add("first", 10, 300);
+    int64_t longest = 0;
+    int64_t since_token = 0;
+    for (int step = 0; scheduler_->Find("first") != nullptr; ++step) {
+      ASSERT_LT(step, 301);
+      if (random() % 2 == 0) Add(std::to_string(step), 1 + random() % 700, 1 + random() % 20);
+      std::vector<Sequence*> owners;
+      const Batch batch = scheduler_->Next(step + 1, owners);
+      ASSERT_EQ(owners[0]->request->id, "first") << "in every step";
+      int64_t took = kDecodeNs;
+      for (size_t i = 0; i < owners.size(); ++i) {
+        const Extend& e = batch.extends[i];
+        if (!e.decode) took += static_cast<int64_t>(e.tokens.size()) * kTokenNs;
+        scheduler_->Computed(*owners[i], e.end());
+        if (e.logits == LogitsWanted::kNone) continue;
+        owners[i]->stage = Stage::kDecode;
+        owners[i]->output.push_back(7);
+        if (static_cast<int64_t>(owners[i]->output.size()) ==
+            owners[i]->request->sampling.max_new_tokens) {
+          scheduler_->Remove(owners[i]);
+        }
+      }
+      EXPECT_LE(took, kChunk * kTokenNs + kDecodeNs);
+      scheduler_->StepTook(scheduler_->budgeted(), took);
+      // Every step gives it a token, so that the longest step is the longest gap. The target of
+      // --decode-gap-ms holds once a step with decoding requests has been timed.
+      since_token = took;
+      if (step > 4) longest = std::max(longest, since_token);
+    }
+    EXPECT_LE(longest, gap_ms == 0 ? 205'000'000 : 65'000'000);
+    EXPECT_GT(longest, gap_ms == 0 ? 190'000'000 : 30'000'000) << "the time is used";
+  }
+}
+
+TEST_F(SchedulerTest, ALongPromptAdvancesInEveryStepHoweverManyShortOnesCome) {
+  Start(2000, {.chunked_prefill_size = 50, .max_running_requests = 1000});
+  for (int i = 0; i < 10; ++i) Add(Text("before", i), 20, 3);
+  Add("long", 3000, 5);
+  int64_t cached = 0;
+  int steps = 0;
+  for (; scheduler_->Find("long")->stage != Stage::kDecode; ++steps) {
+    ASSERT_LT(steps, 3000 / 50 + 200 / 50 + 1);
+    for (int i = 0; i < 3; ++i) Add(Text("short", steps, "-", i), 20, 3);
+    Step();
+    const int64_t now = scheduler_->Find("long")->cached;
+    // The budget is the oldest prompts': those before it have 200 tokens.
+    if (steps >= 200 / 50) {
+      EXPECT_EQ(now - cached, 50) << "step " << steps;
+    }
+    cached = now;
+  }
+}
+
+TEST_F(SchedulerTest, NoMoreTokensAreAdmittedToAStepThanAllowedButAtLeastOnePrompt) {
+  Start(100, {.chunked_prefill_size = -1, .max_prefill_tokens = 100});
+  Add("a", 60, 9);
+  Add("b", 30, 9);
+  Add("c", 30, 9);
+  Add("d", 500, 9);
+  Add("e", 10, 9);
+  EXPECT_EQ(Step(), "a:0+60 b:0+30");
+  EXPECT_EQ(Step(), "a:d60 b:d30 c:0+30");
+  EXPECT_EQ(Step(), "a:d61 b:d31 c:d30 d:0+500");
+  EXPECT_EQ(Step(), "a:d62 b:d32 c:d31 d:d500 e:0+10");
+  // What the cache has is not computed, and does not count.
+  scheduler_.reset();
+  Start(100, {.max_prefill_tokens = 100});
+  Add("a", 70, 9, 5000);
+  EXPECT_EQ(Step(), "a:0+70");
+  Add("b", 150, 9, 5000);
+  Add("c", 14, 9);
+  Add("d", 1, 9);
+  EXPECT_EQ(Step(), "a:d70 b:64+86 c:0+14");
+}
+
+// As the engine does while a step runs: the step that a batch was planned for comes after one that
+// gives tokens which are not known yet.
+TEST_F(SchedulerTest, ABatchCanBePlannedBeforeTheTokensOfTheLastAreThere) {
+  Start(10, {.chunked_prefill_size = 50});
+  Add("a", 40, 3);
+  Add("b", 5, 1);
+  std::vector<Sequence*> owners;
+  const auto launch = [&](const Batch& batch) {
+    for (size_t i = 0; i < owners.size(); ++i) {
+      scheduler_->Computed(*owners[i], batch.extends[i].end());
+      owners[i]->stage = Stage::kDecode;
+      owners[i]->output.push_back(-1);
+      owners[i]->pending = true;
+    }
+  };
+  launch(scheduler_->Next(1, owners));
+  ASSERT_EQ(owners.size(), 2u);
+  Sequence* b = owners[1];
+  EXPECT_TRUE(b->ending());
+  EXPECT_FALSE(owners[0]->ending());
+  Add("c", 60, 2);
+  Batch batch = scheduler_->Next(2, owners);
+  ASSERT_EQ(owners.size(), 2u) << "b has had its last step";
+  EXPECT_EQ(owners[0]->request->id, "a");
+  EXPECT_EQ(batch.extends[0].tokens, std::vector<int32_t>{-1});
+  EXPECT_EQ(batch.extends[0].begin, 40);
+  EXPECT_EQ(owners[1]->request->id, "c");
+  EXPECT_EQ(batch.extends[1].tokens.size(), 50u);
+  EXPECT_EQ(scheduler_->budgeted(), 50);
+  // Who comes later joins, as far as the budget goes.
+  scheduler_->Remove(b);
+  Add("d", 7, 2);
+  scheduler_->TopUp(3, batch, owners);
+  EXPECT_EQ(owners.size(), 2u) << "nothing is left of the budget";
+  EXPECT_EQ(scheduler_->Find("d")->stage, Stage::kPrefill);
+  owners[0]->pending = false;
+  owners[0]->output.back() = 7;
+  launch(batch);
+  owners[1]->pending = false;  // a chunk that does not end its prompt has no token
+  owners[1]->stage = Stage::kPrefill;
+  owners[1]->output.clear();
+  batch = scheduler_->Next(4, owners);
+  ASSERT_EQ(owners.size(), 3u);
+  EXPECT_EQ(batch.extends[1].begin, 50);
+  Add("e", 20, 2);
+  scheduler_->TopUp(5, batch, owners);
+  ASSERT_EQ(owners.size(), 4u);
+  EXPECT_EQ(batch.extends[3].tokens.size(), 20u);
+  EXPECT_EQ(scheduler_->budgeted(), 10 + 7 + 20);
 }
 
 TEST_F(SchedulerTest, WithoutAChunkLimitAllPromptsGoInWhole) {

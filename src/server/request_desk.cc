@@ -130,7 +130,10 @@ void RequestDesk::Start(uint64_t key, const MakeReply& make, const IoExecutor& e
     part->on_finish = [this, key, i, probe, executor](const RequestResult& result) {
       executor.Post([this, key, i, probe, result] { OnFinish(key, i, probe, result); });
     };
+    RequestLog* const log = probe ? nullptr : options_.log;
+    if (log != nullptr) log->Received({key, i}, reply.plan().endpoint, reply.stream(), *part);
     const Status status = engine_.Submit(std::move(part));
+    if (log != nullptr && !status.ok()) log->Refused({key, i});
     // A probe that finds no place waits for the signs of life of the others.
     if (probe && status.code() == StatusCode::kUnavailable && engine_.healthy()) return;
     // One choice that the engine refuses ends them all: EndReply cancels those already submitted.
@@ -159,6 +162,7 @@ const std::string* RequestDesk::FindUsedId(const Reply& reply) const {
 
 void RequestDesk::OnToken(uint64_t key, size_t choice, const TokenOutput& output) {
   if (!probes_.empty()) AnswerProbes(output);
+  if (options_.log != nullptr) options_.log->Token({key, choice}, output);
   const auto found = running_.find(key);
   if (found == running_.end()) return;
   Running& running = found->second;
@@ -170,6 +174,7 @@ void RequestDesk::OnToken(uint64_t key, size_t choice, const TokenOutput& output
   metrics_.OnToken(meter, now);
   reply.OnToken(choice, output);
   if (!reply.Runs(choice)) {  // a stop string
+    if (options_.log != nullptr) options_.log->StopString({key, choice});
     metrics_.OnEnd(meter, meter.tokens, now);
     engine_.Cancel(reply.EngineId(choice));
   }
@@ -178,6 +183,7 @@ void RequestDesk::OnToken(uint64_t key, size_t choice, const TokenOutput& output
 
 void RequestDesk::OnFinish(uint64_t key, size_t choice, bool probe, const RequestResult& result) {
   if (!probe) metrics_.OnResult(result);
+  if (options_.log != nullptr) options_.log->Finished({key, choice}, result);
   const auto found = running_.find(key);
   if (found == running_.end()) return;
   Reply& reply = *found->second.reply;

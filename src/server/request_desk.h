@@ -20,6 +20,7 @@
 #include "net/http_server.h"
 #include "server/api_error.h"
 #include "server/reply.h"
+#include "server/request_log.h"
 #include "server/serve_metrics.h"
 
 namespace causeway {
@@ -27,6 +28,7 @@ namespace causeway {
 struct DeskOptions {
   size_t max_waiting = 1024;  // requests before the text thread; more get 503
   std::function<void(const RequestReport&)> on_report = {};  // on the io thread, once a request
+  RequestLog* log = nullptr;  // of the requests that the engine gets; outlives the desk
 };
 
 // Lives longer than the HttpServer whose handlers use it, and shorter than the engine and the
