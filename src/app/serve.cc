@@ -15,6 +15,7 @@
 #include "net/http_server.h"
 #include "server/native_api.h"
 #include "server/openai_api.h"
+#include "server/parser_api.h"
 #include "server/profile_api.h"
 #include "server/request_log.h"
 
@@ -158,6 +159,8 @@ void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& mod
       .Add("radix_cache", flags.disable_radix_cache ? "off" : "on")
       .Add("watchdog_timeout_s", flags.model.watchdog_timeout)
       .Add("chat_template", NameOf(format))
+      .Add("tool_call_parser", NameOf(model.tool_call_format))
+      .Add("reasoning_parser", NameOf(model.reasoning_format))
       .Add("api_key", flags.api_key.empty() ? "none" : "set")
       .Add("metrics", flags.enable_metrics ? "on" : "off")
       .Add("log_requests", flags.log_requests ? Text("level ", flags.log_requests_level) : "off")
@@ -231,6 +234,16 @@ void ServeFlags::Register(CLI::App& app) {
   app.add_option("--chat-template", chat_template,
                  "How messages become a prompt: auto (by model_type), v3, v3.1 or v3.2")
       ->capture_default_str();
+  app.add_option("--tool-call-parser", tool_call_parser,
+                 "How answers call tools: auto (as the chat template has it), deepseekv3, "
+                 "deepseekv31 or deepseekv32")
+      ->check(CLI::IsMember({"auto", "deepseekv3", "deepseekv31", "deepseekv32"}))
+      ->capture_default_str();
+  app.add_option("--reasoning-parser", reasoning_parser,
+                 "Which answers reason before </think>: deepseek-r1, all of chats; deepseek-v3, "
+                 "those of requests that ask for it; auto: deepseek-v3")
+      ->check(CLI::IsMember({"auto", "deepseek-r1", "deepseek-v3"}))
+      ->capture_default_str();
   app.add_option("--host", host, "Address or name to listen on")->capture_default_str();
   app.add_option("--port", port, "0: any free port")
       ->check(CLI::Range(0, 65535))
@@ -238,6 +251,8 @@ void ServeFlags::Register(CLI::App& app) {
   app.add_option("--served-model-name", served_model_name,
                  "The model's name in the API; default: --model-path as given");
   app.add_option("--api-key", api_key, "Ask clients for this key (Authorization: Bearer KEY)");
+  app.add_flag("--enable-cache-report", enable_cache_report,
+               "Accepted for SGLang's sake: usage always tells cached tokens");
   app.add_flag("--enable-metrics", enable_metrics,
                "Answer /metrics, in Prometheus' text format; default: off");
   app.add_option("--max-running-requests", max_running_requests,
@@ -299,6 +314,15 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
                   const std::function<void(const std::string& url)>& announce) {
   CAUSEWAY_ASSIGN_OR_RETURN(const ChatFormat format,
                             ChooseChatFormat(flags.chat_template, host.config()));
+  ToolCallFormat calls = ToolCallFormatOf(format);
+  if (flags.tool_call_parser != "auto") {
+    CAUSEWAY_ASSIGN_OR_RETURN(calls, ParseToolCallFormat(flags.tool_call_parser));
+  }
+  // R1 has V3's config.json: only the operator can tell.
+  ReasoningFormat reasoning = ReasoningFormat::kDeepSeekV3;
+  if (flags.reasoning_parser != "auto") {
+    CAUSEWAY_ASSIGN_OR_RETURN(reasoning, ParseReasoningFormat(flags.reasoning_parser));
+  }
   const int64_t kv_tokens = host.pages().capacity() * kPage;
   const ServedModel model{
       .name = flags.served_model_name.empty() ? flags.model.model_path : flags.served_model_name,
@@ -308,7 +332,9 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .context_length = std::min(host.context_length(), kv_tokens),
       .vocab_size = host.config().vocab_size,
       .bos_token = static_cast<int32_t>(host.config().bos_token_id),
-      .max_choices = flags.max_queued_requests};
+      .max_choices = flags.max_queued_requests,
+      .tool_call_format = calls,
+      .reasoning_format = reasoning};
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;
@@ -331,7 +357,10 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
                         .context_length = model.context_length,
                         .page_size = kPage});
   const OpenAiApi openai(model, flags.api_key);
-  const NativeApi native(model, DescribeServer(host, flags));
+  NativeOptions described = DescribeServer(host, flags);
+  described.server_args["tool_call_parser"] = NameOf(calls);
+  described.server_args["reasoning_parser"] = NameOf(reasoning);
+  const NativeApi native(model, std::move(described));
   // As SGLang's, where a request for a profile names no folder.
   const char* profile_dir = std::getenv("SGLANG_TORCH_PROFILER_DIR");
   const ProfileApi profile(engine, flags.api_key, profile_dir == nullptr ? "/tmp" : profile_dir);
@@ -341,6 +370,9 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   std::vector<HttpRoute> routes = openai.Routes(desk);
   for (HttpRoute& route : native.Routes(desk)) routes.push_back(std::move(route));
   for (HttpRoute& route : profile.Routes()) routes.push_back(std::move(route));
+  for (HttpRoute& route : ParserRoutes(model, ApiKey(flags.api_key))) {
+    routes.push_back(std::move(route));
+  }
   CAUSEWAY_ASSIGN_OR_RETURN(
       const auto server,
       HttpServer::Listen(ListenOptions(flags), metrics.Count(std::move(routes))));

@@ -15,6 +15,8 @@ struct ServeFlags {
   ModelFlags model;
   std::string tokenizer_path;
   std::string chat_template = "auto";
+  std::string tool_call_parser = "auto";
+  std::string reasoning_parser = "auto";
   std::string host = "127.0.0.1";
   int port = 30000;
   std::string served_model_name;  // empty: --model-path as given
@@ -32,6 +34,7 @@ struct ServeFlags {
   bool disable_radix_cache = false;
   int64_t drain_seconds = 30;
   bool enable_metrics = false;
+  bool enable_cache_report = false;
 
   void Register(CLI::App& app);
 };

@@ -1,6 +1,7 @@
 // "messages" of a chat request.
 #include "server/field_reader.h"
 #include "server/openai_request.h"
+#include "server/openai_tools.h"
 
 namespace causeway {
 namespace {
@@ -58,6 +59,8 @@ std::vector<ToolCall> ParseToolCalls(FieldReader& message, FirstError& error) {
       if (!fields.String("arguments", made.arguments)) {
         fields.Fail("arguments", Text(fields.Path("arguments"), " is missing"));
       }
+      // Some clients send a call without arguments back so.
+      if (made.arguments.empty()) made.arguments = "{}";
       fields.Finish();
     } else {
       call.Fail("function", Text(call.Path("function"), " is missing"));
@@ -107,6 +110,7 @@ std::vector<ChatMessage> ParseMessages(const Json& messages, FirstError& error) 
     }
     out.push_back(std::move(message));
   }
+  if (error.ok()) OrderToolResults(out, error);
   return out;
 }
 

@@ -29,10 +29,12 @@ OpenAiReply::OpenAiReply(std::string id, OpenAiRequest request, const ServedMode
   for (size_t i = 0; i < request_.choices(); ++i) {
     // Each choice has a text stream of its own: half a character, or half a stop string, of one
     // says nothing about the others.
-    choices_.emplace_back(
-        TextStream(model.tokenizer, {.stop = request_.stop,
-                                     .min_tokens = request_.sampling.min_new_tokens,
-                                     .reasoning = request_.thinking}));
+    choices_.emplace_back(TextStream(
+        model.tokenizer, {.stop = request_.stop,
+                          .min_tokens = request_.sampling.min_new_tokens,
+                          .reasoning = request_.reasoning,
+                          .keep_special = request_.answer.tools ? &IsToolMark : nullptr}));
+    if (chat()) choices_.back().chat.emplace(request_.answer);
   }
 }
 
@@ -57,6 +59,8 @@ void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
   TextPiece piece = choice.text.Push(output.token);
   if (!choice.text.stopped()) {
     if (!piece.empty()) Take(choice, index, std::move(piece));
+    // One call was all that was asked for.
+    if (choice.chat && choice.chat->complete()) EndChoice(index, "stop", {});
     return;
   }
   // Tokens of which nothing is returned are not reported either.
@@ -65,9 +69,7 @@ void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
     choice.logprobs.pop_back();
   }
   // The matcher for </think> may hold text back that now can't become it.
-  TextPiece held = choice.text.Flush();
-  piece.reasoning += held.reasoning;
-  piece.content += held.content;
+  piece.Append(choice.text.Flush());
   EndChoice(index, "stop", std::move(piece));
 }
 
@@ -80,33 +82,35 @@ void OpenAiReply::TakeEnd(size_t index, const RequestResult& result) {
 }
 
 void OpenAiReply::Take(Choice& choice, size_t index, TextPiece piece) {
-  if (!request_.stream) {
-    choice.answer.reasoning += piece.reasoning;
-    choice.answer.content += piece.content;
-    return;
+  if (chat()) {
+    Stream(index, choice.chat->Push(piece));
+  } else if (request_.stream) {
+    Stream(index, {std::move(piece.content)});
+  } else {
+    choice.answer += piece.content;
   }
-  // Those of all tokens since the last event: pieces and tokens do not pair up, since a token may
-  // end inside a character.
-  const Json logprobs = Logprobs(choice);
-  if (!chat()) {
-    StreamChoice(index, piece.content, logprobs, nullptr);
-    return;
+}
+
+void OpenAiReply::Stream(size_t index, std::vector<Json> deltas) {
+  // Logprobs are those of all tokens since the last event: events and tokens do not pair up, since
+  // a token may end inside a character, or inside the mark of a call.
+  for (Json& delta : deltas) {
+    StreamChoice(index, std::move(delta), Logprobs(choices_[index]), nullptr);
   }
-  Json delta = Json::object();
-  if (!piece.reasoning.empty()) delta["reasoning_content"] = piece.reasoning;
-  if (!piece.content.empty()) delta["content"] = piece.content;
-  StreamChoice(index, delta, logprobs, nullptr);
 }
 
 void OpenAiReply::EndChoice(size_t index, const std::string& reason, TextPiece tail) {
   Choice& choice = choices_[index];
-  choice.finish = reason;
   // The text before the event with finish_reason, which has none.
   if (!tail.empty()) Take(choice, index, std::move(tail));
+  if (choice.chat) Stream(index, choice.chat->Flush());
+  // An answer that was cut off says so, calls or not.
+  const bool called = choice.chat && choice.chat->called() && reason == "stop";
+  choice.finish = called ? "tool_calls" : reason;
   if (request_.stream) {
-    StreamChoice(index, chat() ? Json::object() : Json(""), Logprobs(choice), reason);
+    StreamChoice(index, chat() ? Json::object() : Json(""), Logprobs(choice), choice.finish);
   }
-  Finish(index, reason);
+  Finish(index, choice.finish);
 }
 
 void OpenAiReply::Complete() {
@@ -157,7 +161,10 @@ Json OpenAiReply::Usage() const {
                 {"completion_tokens", completion},
                 {"total_tokens", plan().prompt_tokens + completion},
                 {"prompt_tokens_details", {{"cached_tokens", CachedTokens()}}}};
-  if (request_.thinking) usage["completion_tokens_details"] = {{"reasoning_tokens", reasoning}};
+  if (request_.answer.reasons) {
+    usage["completion_tokens_details"] = {{"reasoning_tokens", reasoning}};
+    usage["reasoning_tokens"] = reasoning;  // where SGLang's clients look
+  }
   return usage;
 }
 
@@ -227,14 +234,11 @@ Json OpenAiReply::WholeChoice(size_t index) {
   Choice& choice = choices_[index];
   Json out = {{"index", index}};
   if (chat()) {
-    Json message = {{"role", "assistant"}, {"content", choice.answer.content}};
-    if (request_.thinking) message["reasoning_content"] = choice.answer.reasoning;
-    message["refusal"] = nullptr;
-    out["message"] = std::move(message);
+    out["message"] = choice.chat->Message();
   } else {
     const size_t prompt = index / static_cast<size_t>(request_.n);
     const std::string& echo = request_.echo.empty() ? std::string() : request_.echo[prompt];
-    out["text"] = echo + choice.answer.content;
+    out["text"] = echo + choice.answer;
   }
   out["logprobs"] = Logprobs(choice);
   out["finish_reason"] = choice.finish;
@@ -251,6 +255,7 @@ void OpenAiReply::StreamChoice(size_t index, Json content, Json logprobs, Json f
                                          {"logprobs", std::move(its_logprobs)},
                                          {"finish_reason", std::move(its_finish)}}});
     if (request_.include_usage) event["usage"] = nullptr;
+    if (request_.continuous_usage) event["usage"] = Usage();
     SendEvent(Dump(event));
   };
   // A chat's stream opens with the role, a completion's with the prompt where echo is asked for:

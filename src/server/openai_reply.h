@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/request.h"
 #include "net/http_server.h"
 #include "server/api_error.h"
+#include "server/chat_answer.h"
 #include "server/openai_request.h"
 #include "server/reply.h"
 #include "server/text_stream.h"
@@ -31,9 +33,10 @@ class OpenAiReply : public Reply {
   struct Choice {
     explicit Choice(TextStream stream) : text(std::move(stream)) {}
     TextStream text;
-    TextPiece answer;               // of a reply that is not streamed
+    std::string answer;  // of a completion that is not streamed
+    std::optional<ChatAnswer> chat;
     std::vector<Logprob> logprobs;  // not yet sent
-    std::string finish;             // "stop", "length", "abort"
+    std::string finish;             // "stop", "length", "tool_calls", "abort"
     bool started = false;           // something of it has been streamed
   };
 
@@ -46,6 +49,7 @@ class OpenAiReply : public Reply {
   bool chat() const { return request_.endpoint == Endpoint::kChat; }
   // Passes text on: to the stream, or to the answer that is being collected.
   void Take(Choice& choice, size_t index, TextPiece piece);
+  void Stream(size_t index, std::vector<Json> deltas);
   // Sends what is left of a choice and finishes it.
   void EndChoice(size_t index, const std::string& reason, TextPiece tail);
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "server/field_reader.h"
+#include "server/openai_tools.h"
 
 namespace causeway {
 namespace {
@@ -103,7 +104,7 @@ class Parser {
     if (!out_.stream) fields_.Fail("stream_options", "stream_options needs \"stream\": true");
     FieldReader reader(*options, "stream_options", error_);
     reader.Bool("include_usage", out_.include_usage);
-    reader.NeutralOnly("continuous_usage_stats", {false});
+    reader.Bool("continuous_usage_stats", out_.continuous_usage);
     reader.NeutralOnly("include_obfuscation", {false});
     reader.Finish();
   }
@@ -170,7 +171,8 @@ class Parser {
     }
     // For chat, "logprobs" says whether and "top_logprobs" how many; the engine knows one number.
     if (logprobs) out_.sampling.logprobs = top;
-    ReadThinking();
+    const ThinkingFields thinking = ReadThinking(fields_, error_);
+    const ToolFields tools = ReadTools(fields_, error_);
     const Json* messages = fields_.Any("messages");
     if (messages == nullptr || !messages->is_array() || messages->empty()) {
       fields_.Fail("messages", messages == nullptr
@@ -188,40 +190,25 @@ class Parser {
     // The template is applied as a whole: what it refuses (a role out of order, say) is an error of
     // "messages".
     ChatOptions options;
-    options.thinking = out_.thinking;
+    options.thinking = thinking.thinking;
+    if (tools.offered()) options.tools = tools.functions;
     StatusOr<std::string> text = RenderChat(model_.chat_format, parsed, options);
     if (!text.ok()) {
       fields_.Fail("messages", text.status().message());
       return;
     }
+    out_.reasoning = StartOfAnswer(model_.reasoning_format, thinking.thinking, *text);
+    out_.answer = {.stream = out_.stream,
+                   .reasons = out_.reasoning != ReasoningStart::kContent || thinking.thinking,
+                   .separate_reasoning = thinking.separate,
+                   .stream_reasoning = thinking.stream,
+                   .parallel_tool_calls = tools.parallel};
+    if (tools.offered()) {
+      out_.answer.tools = model_.tool_call_format;
+      out_.answer.tool_names = tools.names;
+    }
     out_.prompts.push_back(model_.tokenizer.Encode(*text));
     if (out_.prompts.front().empty()) fields_.Fail("messages", "the prompt has no tokens");
-  }
-
-  // "thinking": true, {"type": "enabled"} as DeepSeek's own API, or in chat_template_kwargs as vLLM
-  // and SGLang.
-  void ReadThinking() {
-    if (const Json* thinking = fields_.Any("thinking"); thinking != nullptr) {
-      if (thinking->is_object()) {
-        FieldReader reader(*thinking, "thinking", error_);
-        std::string type;
-        if (!reader.String("type", type) || (type != "enabled" && type != "disabled")) {
-          reader.Fail("type", "thinking.type must be \"enabled\" or \"disabled\"");
-        }
-        reader.Finish();
-        out_.thinking = type == "enabled";
-      } else {
-        fields_.Bool("thinking", out_.thinking);
-      }
-    }
-    // Where several of these are sent, the last one read wins.
-    fields_.Bool("enable_thinking", out_.thinking);
-    if (const Json* kwargs = fields_.Any("chat_template_kwargs"); kwargs != nullptr) {
-      FieldReader reader(*kwargs, "chat_template_kwargs", error_);
-      reader.Bool("thinking", out_.thinking);
-      reader.Bool("enable_thinking", out_.thinking);
-      reader.Finish();
-    }
   }
 
   // Fields of OpenAI, SGLang and vLLM that are known and not supported yet, with the values that
@@ -251,14 +238,8 @@ class Parser {
       fields_.NeutralOnly("best_of", {out_.n});
       return;
     }
-    fields_.Ignore({"parallel_tool_calls"});
-    fields_.NeutralOnly("tools", {Json::array()});
-    fields_.NeutralOnly("tool_choice", {"none", "auto"});
     fields_.NeutralOnly("functions", {Json::array()});
     fields_.NeutralOnly("function_call", {"none", "auto"});
-    fields_.NeutralOnly("reasoning_effort", {"none"});
-    fields_.NeutralOnly("separate_reasoning", {true});
-    fields_.NeutralOnly("stream_reasoning", {true});
     fields_.NeutralOnly("modalities", {Json::array({"text"})});
     fields_.NeutralOnly("verbosity", {"medium"});
     fields_.NeutralOnly("add_generation_prompt", {true});

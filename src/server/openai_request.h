@@ -9,6 +9,7 @@
 
 #include "engine/request.h"
 #include "server/api_error.h"
+#include "server/chat_answer.h"
 #include "server/field_reader.h"
 #include "server/json.h"
 #include "server/request_fields.h"
@@ -27,9 +28,11 @@ struct OpenAiRequest {
   std::vector<uint64_t> seeds;                // [prompt * n + i]
   std::vector<std::string> stop;
   int64_t n = 1;
-  bool thinking = false;
+  ReasoningStart reasoning = ReasoningStart::kContent;
+  ChatAnswerOptions answer;
   bool stream = false;
-  bool include_usage = false;  // stream_options
+  bool include_usage = false;     // stream_options
+  bool continuous_usage = false;  // stream_options: in every event
 
   size_t choices() const { return seeds.size(); }
 };
@@ -39,7 +42,7 @@ struct OpenAiRequest {
 std::optional<ApiError> ParseOpenAiRequest(Endpoint endpoint, std::string_view body,
                                            const ServedModel& model, OpenAiRequest& out);
 
-// The messages of a chat, for `RenderChat`.
+// The messages of a chat, for `RenderChat`, tools' results in the order of their calls.
 std::vector<ChatMessage> ParseMessages(const Json& messages, FirstError& error);
 
 }  // namespace causeway

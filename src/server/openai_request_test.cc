@@ -181,16 +181,12 @@ TEST(OpenAiRequestTest, BadChatFieldsAreRefusedByName) {
        "messages[0].tool_calls", "not supported"},
       {R"({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]})",
        "messages[0].tool_calls[0].function", "missing"},
-      {R"({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]})",
-       "tools", "not supported"},
-      {R"({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"})",
-       "tool_choice", "not supported"},
       {R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})", "top_logprobs",
        "logprobs"},
       {R"({"messages": [{"role": "user", "content": "x"}], "logprobs": 2})", "logprobs", "true"},
       {R"({"messages": [{"role": "user", "content": "x"}], "echo": true})", "echo", "unknown"},
-      {R"({"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "high"})",
-       "reasoning_effort", "not supported"},
+      {R"({"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "immense"})",
+       "reasoning_effort", "xhigh"},
       {R"({"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"a": 1}})",
        "chat_template_kwargs.a", "unknown"},
       {R"({"messages": [{"role": "user", "content": "x"}], "thinking": {"type": "maybe"}})",
@@ -325,17 +321,23 @@ TEST(OpenAiRequestTest, MessagesKeepTheirParts) {
 }
 
 TEST(OpenAiRequestTest, ThinkingCanBeAskedForInEveryDialect) {
-  const char* kOn[] = {R"("thinking": true)", R"("enable_thinking": true)",
+  const char* kOn[] = {R"("thinking": true)",
+                       R"("enable_thinking": true)",
                        R"("thinking": {"type": "enabled"})",
                        R"("chat_template_kwargs": {"thinking": true})",
-                       R"("chat_template_kwargs": {"enable_thinking": true})"};
+                       R"("chat_template_kwargs": {"enable_thinking": true})",
+                       R"("reasoning_effort": "low")",
+                       R"("reasoning_effort": "xhigh")"};
   const size_t off = Chat("").prompts.front().size();
   for (const char* fields : kOn) {
     const OpenAiRequest request = Chat(fields);
-    EXPECT_TRUE(request.thinking) << fields;
+    EXPECT_EQ(request.reasoning, ReasoningStart::kReasoning) << fields;
     EXPECT_NE(request.prompts.front().size(), off) << "the prompt ends in <think>, not </think>";
   }
-  EXPECT_FALSE(Chat(R"("thinking": {"type": "disabled"})").thinking);
+  for (const char* fields : {R"("thinking": {"type": "disabled"})", R"("reasoning_effort": "none")",
+                             R"("reasoning_effort": "high", "enable_thinking": false)"}) {
+    EXPECT_EQ(Chat(fields).reasoning, ReasoningStart::kContent) << fields;
+  }
 }
 
 TEST(OpenAiRequestTest, ManyFieldsAreRefusedInLinearTime) {
@@ -461,7 +463,7 @@ TEST(TextStreamTest, StopStringsDoNotEndAnAnswerBeforeItsLeastLength) {
 
 TEST(TextStreamTest, ReasoningEndsAtItsMarkWhetherSpecialOrText) {
   for (const bool special : {false, true}) {
-    TextStream stream(Fake(), {.reasoning = true});
+    TextStream stream(Fake(), {.reasoning = ReasoningStart::kReasoning});
     TextPiece all;
     const auto add = [&all](TextPiece piece) {
       all.reasoning += piece.reasoning;

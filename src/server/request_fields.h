@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "server/field_reader.h"
+#include "server/reasoning_parser.h"
+#include "server/tool_call_parser.h"
 #include "text/chat_format.h"
 #include "text/tokenizer.h"
 
@@ -21,6 +23,9 @@ struct ServedModel {
   int64_t vocab_size = 0;      // ids of prompts are below this
   int32_t bos_token = -1;      // before a text prompt that does not start with it; -1: none
   int64_t max_choices = 512;   // prompts x n of one request
+  // How its answers call tools and reason.
+  ToolCallFormat tool_call_format = ToolCallFormatOf(chat_format);
+  ReasoningFormat reasoning_format = ReasoningFormat::kDeepSeekV3;
 };
 
 constexpr int64_t kMaxChoicesPerPrompt = 128;

@@ -1,16 +1,11 @@
 // A token passes three stages: bytes to whole characters (the detokenizer), the search for stop
-// strings, and, while the answer reasons, the search for </think>. Each may hold text back that
-// only later text decides about; Flush() empties them in the same order.
+// strings, and the division into reasoning and content. Each may hold text back that only later
+// text decides about; Flush() empties them in the same order.
 #include "server/text_stream.h"
 
 #include <algorithm>
 
 namespace causeway {
-namespace {
-
-constexpr const char* kThinkEnd = "</think>";
-
-}  // namespace
 
 int64_t CountCharacters(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
@@ -19,22 +14,28 @@ int64_t CountCharacters(std::string_view text) {
 TextStream::TextStream(const Tokenizer& tokenizer, Options options)
     : tokenizer_(tokenizer),
       min_tokens_(options.min_tokens),
+      skip_special_(options.skip_special),
       detokenizer_(tokenizer, options.skip_special),
       stop_(std::move(options.stop)),
-      think_end_({kThinkEnd}),
-      in_reasoning_(options.reasoning) {}
+      reasoning_(options.reasoning),
+      keep_special_(options.keep_special) {}
+
+bool TextStream::IsMark(int32_t token) const {
+  if (!tokenizer_.IsSpecial(token)) return false;
+  const std::string_view text = tokenizer_.TokenBytes(token);
+  if (keep_special_ != nullptr && keep_special_(text)) return true;
+  return reasoning_.open() && (text == "<think>" || text == "</think>");
+}
 
 TextPiece TextStream::Push(int32_t token) {
   ++tokens_;
-  if (in_reasoning_) ++reasoning_tokens_;
-  TextPiece out;
-  // In some tokenizers </think> is a special token, which has no text.
-  if (in_reasoning_ && tokenizer_.IsSpecial(token) && tokenizer_.TokenBytes(token) == kThinkEnd) {
-    out.reasoning = think_end_.Flush();
-    in_reasoning_ = false;
-    return out;
-  }
+  if (reasoning_.in_reasoning()) ++reasoning_tokens_;
+  // Some tokenizers have the marks as special tokens, whose text is left out otherwise.
   std::string text = detokenizer_.Push(token);
+  if (skip_special_ && IsMark(token)) {
+    text += detokenizer_.Flush();
+    text += tokenizer_.TokenBytes(token);
+  }
   characters_ += CountCharacters(text);
   // Tokens before min_tokens pass the search unseen, so that no stop string can begin in them.
   if (tokens_ > min_tokens_) text = stop_.Push(text);
@@ -44,32 +45,21 @@ TextPiece TextStream::Push(int32_t token) {
 TextPiece TextStream::Flush() {
   if (stopped()) {
     // The text before the stop string may have ended like the start of </think>.
-    return {.reasoning = in_reasoning_ ? think_end_.Flush() : "", .content = {}};
+    return reasoning_.Flush();
   }
   std::string text = detokenizer_.Flush();
   characters_ += CountCharacters(text);
   text = stop_.Push(text);
   if (!stopped()) text += stop_.Flush();
   TextPiece out = Divide(std::move(text));
-  if (in_reasoning_) out.reasoning += think_end_.Flush();
+  out.Append(reasoning_.Flush());
   return out;
 }
 
 TextPiece TextStream::Divide(std::string text) {
   // Counted after the search for stop strings: what it holds back is not part of the answer yet.
   returned_characters_ += CountCharacters(text);
-  TextPiece out;
-  if (!in_reasoning_) {
-    out.content = std::move(text);
-    return out;
-  }
-  // rest() is what followed </think> in this piece: already the content's.
-  out.reasoning = think_end_.Push(text);
-  if (think_end_.matched()) {
-    in_reasoning_ = false;
-    out.content = think_end_.rest();
-  }
-  return out;
+  return reasoning_.Push(std::move(text));
 }
 
 }  // namespace causeway

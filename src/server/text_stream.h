@@ -3,20 +3,15 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "server/reasoning_parser.h"
 #include "server/string_matcher.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
 
 namespace causeway {
-
-// Text of an answer, divided as DeepSeek divides it: reasoning up to </think>, then the content.
-struct TextPiece {
-  std::string reasoning;
-  std::string content;
-  bool empty() const { return reasoning.empty() && content.empty(); }
-};
 
 // Never returns half a character, and no text that may turn out to be a stop string.
 class TextStream {
@@ -24,8 +19,10 @@ class TextStream {
   struct Options {
     std::vector<std::string> stop = {};  // the answer ends before the first of them
     int64_t min_tokens = 0;              // tokens before this count don't stop
-    bool reasoning = false;              // the answer starts inside <think>
-    bool skip_special = true;            // special tokens have no text
+    ReasoningStart reasoning = ReasoningStart::kContent;
+    bool skip_special = true;  // special tokens have no text
+    // But these have, beside the marks around reasoning; null: none.
+    bool (*keep_special)(std::string_view token) = nullptr;
   };
   // `tokenizer` must outlive this.
   TextStream(const Tokenizer& tokenizer, Options options);
@@ -50,13 +47,16 @@ class TextStream {
  private:
   // Divides text that is free of stop strings.
   TextPiece Divide(std::string text);
+  // Whether a special token is one of the marks that divide the answer.
+  bool IsMark(int32_t token) const;
 
   const Tokenizer& tokenizer_;
   const int64_t min_tokens_;
+  const bool skip_special_;
   Detokenizer detokenizer_;
   StringMatcher stop_;
-  StringMatcher think_end_;
-  bool in_reasoning_;
+  ReasoningParser reasoning_;
+  bool (*const keep_special_)(std::string_view token);
   int64_t tokens_ = 0;
   int64_t reasoning_tokens_ = 0;
   int64_t characters_ = 0;

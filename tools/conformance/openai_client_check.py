@@ -224,6 +224,44 @@ def chat_thinking(client):
 
 
 @check
+def chat_tools(client):
+    # Random weights call nothing, but the tools are in the prompt.
+    tool = {"type": "function", "function": {"name": "f", "description": "Does f.",
+                                             "parameters": {"type": "object"}}}
+    answer = chat(client, tools=[tool], tool_choice="auto", parallel_tool_calls=True)
+    assert answer.choices[0].message.tool_calls is None
+    assert answer.usage.prompt_tokens > chat(client).usage.prompt_tokens
+    without = chat(client, tools=[tool], tool_choice="none")
+    assert without.choices[0].message.content == chat(client).choices[0].message.content
+
+
+@check
+def usage_tells_cached_tokens(client):
+    long = PROMPT * 8
+    first = greedy(client, prompt=long).usage
+    again = greedy(client, prompt=long).usage
+    assert again.prompt_tokens == first.prompt_tokens
+    cached = again.prompt_tokens_details.cached_tokens
+    assert 0 < cached < again.prompt_tokens
+    events = list(greedy(client, stream=True, extra_body={
+        "stream_options": {"continuous_usage_stats": True}}))
+    counts = [event.usage.completion_tokens for event in events]
+    assert counts == sorted(counts) and counts[-1] > 0
+
+
+@check
+def unknown_paths_and_methods(client):
+    missing = refused(openai.NotFoundError, lambda: client.embeddings.create(model="tiny", input="a"))
+    assert missing["type"] == "invalid_request_error"
+    try:
+        client.get("/completions", cast_to=object)
+    except openai.APIStatusError as error:
+        assert error.status_code == 405 and error.body["message"], error.body
+    else:
+        raise AssertionError("expected 405")
+
+
+@check
 def harmless_fields(client):
     answer = chat(client, user="u", metadata={"a": "b"}, store=False, presence_penalty=0,
                   frequency_penalty=0, logit_bias={}, n=1, response_format={"type": "text"})
@@ -245,8 +283,9 @@ def refusals(client):
     refused(bad, lambda: chat(client, messages=[]), "messages")
     refused(bad, lambda: chat(client, messages=[{"role": "user", "content": 1}]),
             "messages[0].content")
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    refused(bad, lambda: chat(client, tools=[tool]), "tools")
+    tool = {"type": "function", "function": {"name": "f g"}}
+    refused(bad, lambda: chat(client, tools=[tool]), "tools[0].function.name")
+    refused(bad, lambda: chat(client, reasoning_effort="immense"), "reasoning_effort")
     refused(bad, lambda: chat(client, response_format={"type": "json_object"}), "response_format")
     missing = refused(openai.NotFoundError, lambda: greedy(client, model="other"), "model")
     assert missing["code"] == "model_not_found"
