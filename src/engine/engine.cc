@@ -86,6 +86,10 @@ Status Engine::Submit(std::shared_ptr<Request> request) {
   }
   auto sequence = std::make_unique<Sequence>();
   sequence->request = std::move(request);
+  sequence->changes =
+      std::make_unique<LogitChanges>(sequence->request->sampling, sequence->request->prompt,
+                                     std::vector<int32_t>(host_.config().eos_token_ids.begin(),
+                                                          host_.config().eos_token_ids.end()));
   sequence->submitted_ns = NowNs();
   if (const int64_t pages = Scheduler::PagesFor(*sequence); pages > page_capacity_) {
     return InvalidArgument(Text("the request needs ", pages * kPage, " tokens of KV cache; it has ",
@@ -217,39 +221,29 @@ void Engine::Advance(Sequence& sequence, const float* logits) {
   const Request& request = *sequence.request;
   const SamplingParams& sampling = request.sampling;
   const int64_t vocab = host_.config().vocab_size;
-  const auto produced = static_cast<int64_t>(sequence.output.size());
-  // Before min_new_tokens, tokens that would end the answer can't be chosen.
-  std::vector<int32_t> stops = sampling.stop_token_ids;
-  if (!sampling.ignore_eos) {
-    for (int64_t id : host_.config().eos_token_ids) stops.push_back(static_cast<int32_t>(id));
-  }
-  std::vector<float> masked;
-  if (produced < sampling.min_new_tokens && !stops.empty()) {
-    masked.assign(logits, logits + vocab);
-    for (int32_t id : stops) {
-      if (id >= 0 && id < vocab) masked[static_cast<size_t>(id)] = -INFINITY;
-    }
-    logits = masked.data();
-  }
   const int64_t limit = options_.vocab_limit > 0 ? std::min(options_.vocab_limit, vocab) : vocab;
+  const float* changed = sequence.changes->Apply(logits, vocab, changed_logits_);
   // `cached` is the position of the token to be sampled, so that chunks and batches don't matter.
-  StatusOr<TokenOutput> sampled = Sample(logits, vocab, limit, sampling, sequence.cached);
-  if (!sampled.ok()) {
-    Finish(sequence, FinishReason::kError, sampled.status());
+  const StatusOr<int32_t> chosen = ChooseToken(changed, vocab, limit, sampling, sequence.cached);
+  if (!chosen.ok()) {
+    Finish(sequence, FinishReason::kError, chosen.status());
     return;
   }
-  sampled->cached_tokens = sequence.prompt_hit;
-  const int32_t token = sampled->token;
+  const int32_t token = *chosen;
+  TokenOutput sampled{.token = token, .top = {}, .cached_tokens = sequence.prompt_hit};
+  // Of the model: before penalties, bias and temperature.
+  if (sampling.logprobs >= 0) AddLogprobs(logits, vocab, limit, sampling.logprobs, sampled);
   if (sequence.first_token_ns == 0) sequence.first_token_ns = NowNs();
   sequence.stage = Sequence::Stage::kDecode;
   // Before on_token: eos and stop tokens count as completion, though clients do not see them.
   sequence.output.push_back(token);
-  if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
-    Finish(sequence, FinishReason::kStop, Status(), *sampled);
+  sequence.changes->Take(token);
+  if (sequence.changes->Ends(token)) {
+    Finish(sequence, FinishReason::kStop, Status(), sampled);
     return;
   }
-  if (request.on_token) request.on_token(*sampled);
-  if (produced + 1 >= sampling.max_new_tokens) {
+  if (request.on_token) request.on_token(sampled);
+  if (static_cast<int64_t>(sequence.output.size()) >= sampling.max_new_tokens) {
     Finish(sequence, FinishReason::kLength, Status());
   }
 }

@@ -68,6 +68,7 @@ class Engine : public RequestSink {
   const int64_t context_length_;
   const int64_t page_capacity_;
   Scheduler scheduler_;
+  std::vector<float> changed_logits_;  // the engine thread's
   // From any thread to the engine's.
   Queue<Command> commands_;
   std::atomic<int64_t> queued_{0};      // submitted, not yet running

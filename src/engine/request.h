@@ -12,11 +12,22 @@
 
 namespace causeway {
 
+// Added to a token's logit.
+struct LogitBias {
+  int32_t token = 0;
+  double bias = 0.0;
+};
+
 struct SamplingParams {
   double temperature = 1.0;  // 0: greedy
   double top_p = 1.0;        // (0, 1]
   int64_t top_k = -1;        // -1 or 0: off
   double min_p = 0.0;        // [0, 1]
+  // See engine/logit_changes.h.
+  double frequency_penalty = 0.0;   // times how often the answer has the token
+  double presence_penalty = 0.0;    // if the answer has it
+  double repetition_penalty = 1.0;  // if prompt or answer have it; 1: off
+  std::vector<LogitBias> logit_bias = {};
   uint64_t seed = 0;         // random numbers are a function of (seed, position) alone
   int64_t max_new_tokens = 128;
   int64_t min_new_tokens = 0;

@@ -19,6 +19,7 @@
 
 #include "cache/page_pool.h"
 #include "cache/radix_cache.h"
+#include "engine/logit_changes.h"
 #include "engine/request.h"
 #include "kernels/op_table.h"
 #include "model/batch.h"
@@ -37,6 +38,7 @@ struct Sequence {
   int64_t shared = 0;
   RadixNode* held = nullptr;
   std::vector<int32_t> output;  // generated tokens, eos and stop tokens included
+  std::unique_ptr<LogitChanges> changes;  // what these tokens do to the logits of the next
   int64_t cached = 0;           // tokens in the KV cache
   int64_t prompt_hit = 0;       // tokens of the prompt that it found there, before any retraction
   int64_t retractions = 0;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "server/field_reader.h"
+#include "server/sampling_fields.h"
 
 namespace causeway {
 namespace {
@@ -132,6 +133,7 @@ class Parser {
     reader.Number("top_p", {.max = 1, .above_min = true}, sampling.top_p);
     reader.Integer("top_k", -1, kNoLimit, sampling.top_k);
     reader.Number("min_p", {.max = 1}, sampling.min_p);
+    ReadPenalties(reader, model_, sampling);
     reader.Bool("ignore_eos", sampling.ignore_eos);
     reader.Integer("n", 1, kMaxChoicesPerPrompt, prompt.n);
     int64_t seed = 0;
@@ -146,10 +148,6 @@ class Parser {
 
     reader.Ignore({"custom_params"});
     reader.NeutralOnly("spaces_between_special_tokens", {true});
-    reader.NeutralOnly("frequency_penalty", {0});
-    reader.NeutralOnly("presence_penalty", {0});
-    reader.NeutralOnly("repetition_penalty", {1});
-    reader.NeutralOnly("logit_bias", {Json::object()});
     reader.NeutralOnly("stop_regex", {Json::array(), ""});
     reader.NeutralOnly("beam_width", {1});
     for (const char* name : {"json_schema", "regex", "ebnf", "structural_tag"}) {

@@ -69,6 +69,8 @@ TEST(NativeRequestTest, EverySamplingParameterReachesTheEngine) {
   const NativeRequest request = Parse(R"({"text": "a", "sampling_params": {
       "max_new_tokens": 9, "min_new_tokens": 2, "temperature": 0.5, "top_p": 0.75, "top_k": 4,
       "min_p": 0.125, "ignore_eos": true, "stop": ["x", "y"], "stop_token_ids": [3, 4],
+      "frequency_penalty": -0.5, "presence_penalty": 2, "repetition_penalty": 1.5,
+      "logit_bias": {"5": -100, "399": 0.5},
       "sampling_seed": -1, "n": 2, "no_stop_trim": true, "skip_special_tokens": false,
       "stream_interval": 5}, "stream": true, "return_logprob": true, "top_logprobs_num": 3,
       "logprob_start_len": -1, "return_text_in_logprobs": true})");
@@ -82,6 +84,13 @@ TEST(NativeRequestTest, EverySamplingParameterReachesTheEngine) {
   EXPECT_TRUE(prompt.sampling.ignore_eos);
   EXPECT_EQ(prompt.sampling.stop_token_ids, std::vector<int32_t>({3, 4}));
   EXPECT_EQ(prompt.sampling.logprobs, 3);
+  EXPECT_EQ(prompt.sampling.frequency_penalty, -0.5);
+  EXPECT_EQ(prompt.sampling.presence_penalty, 2);
+  EXPECT_EQ(prompt.sampling.repetition_penalty, 1.5);
+  ASSERT_EQ(prompt.sampling.logit_bias.size(), 2u);
+  EXPECT_EQ(prompt.sampling.logit_bias[0].token, 5);
+  EXPECT_EQ(prompt.sampling.logit_bias[0].bias, -100);
+  EXPECT_EQ(prompt.sampling.logit_bias[1].token, 399);
   EXPECT_EQ(prompt.stop, std::vector<std::string>({"x", "y"}));
   EXPECT_TRUE(prompt.no_stop_trim);
   EXPECT_FALSE(prompt.skip_special_tokens);
@@ -173,6 +182,10 @@ TEST(NativeRequestTest, WhatIsWrongIsNamed) {
       {R"({"text": "a", "sampling_params": [{}]})", "sampling_params", "one prompt"},
       {R"({"text": ["a", "b"], "sampling_params": [{}]})", "sampling_params", "list of 2"},
       {R"({"text": "a", "sampling_params": {"top_p": 2}})", "sampling_params.top_p", "at most 1"},
+      {R"({"text": "a", "sampling_params": {"frequency_penalty": 2.1}})",
+       "sampling_params.frequency_penalty", "is 2.1; expected a number -2 to 2"},
+      {R"({"text": "a", "sampling_params": {"logit_bias": {"-1": 1}}})",
+       "sampling_params.logit_bias", "expected a token id 0 to 399"},
       {R"({"text": "a", "sampling_params": {"max_tokens": 2}})", "sampling_params.max_tokens",
        "unknown"},
       {R"({"text": ["a", "b"], "sampling_params": [{}, {"top_k": -2}]})",

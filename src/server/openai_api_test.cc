@@ -140,6 +140,31 @@ TEST(OpenAiApiTest, ACompletionHasOpenAisShape) {
   EXPECT_EQ(requests[0].sampling.max_new_tokens, 16);
 }
 
+TEST(OpenAiApiTest, AStopStringStaysInTheAnswerIfAskedFor) {
+  Fixture fixture(Hello());
+  EXPECT_EQ(fixture.Completion(R"("stop": "o w")")["choices"][0]["text"], "Hell");
+  for (const char* name : {"no_stop_trim", "include_stop_str_in_output"}) {
+    const Json choice =
+        fixture.Completion(Text(R"("stop": "o w", ")", name, R"(": true)"))["choices"][0];
+    EXPECT_EQ(choice["text"], "Hello w");
+    EXPECT_EQ(choice["finish_reason"], "stop");
+  }
+  std::string streamed;
+  for (const Json& event :
+       fixture.Events(kCompletions,
+                      R"({"prompt": "a", "stop": "o w", "no_stop_trim": true, "stream": true})")) {
+    streamed += event["choices"][0]["text"].get<std::string>();
+  }
+  EXPECT_EQ(streamed, "Hello w");
+}
+
+TEST(OpenAiApiTest, SpecialTokensHaveTextOnlyIfAskedFor) {
+  Fixture fixture({.tokens = {300, FakeTokenizer::kBos, 301}});
+  EXPECT_EQ(fixture.Completion(R"("seed": 1)")["choices"][0]["text"], "Hello");
+  EXPECT_EQ(fixture.Completion(R"("skip_special_tokens": false)")["choices"][0]["text"],
+            "Hel<bos>lo");
+}
+
 TEST(OpenAiApiTest, AChatHasOpenAisShape) {
   Fixture fixture(Hello());
   const Json answer = fixture.Chat(R"("max_tokens": 3)");

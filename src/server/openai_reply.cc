@@ -32,7 +32,8 @@ OpenAiReply::OpenAiReply(std::string id, OpenAiRequest request, const ServedMode
     choices_.emplace_back(
         TextStream(model.tokenizer, {.stop = request_.stop,
                                      .min_tokens = request_.sampling.min_new_tokens,
-                                     .reasoning = request_.thinking}));
+                                     .reasoning = request_.thinking,
+                                     .skip_special = request_.skip_special_tokens}));
   }
 }
 
@@ -60,7 +61,8 @@ void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
     return;
   }
   // Tokens of which nothing is returned are not reported either.
-  const int64_t end = choice.text.returned_characters();
+  const int64_t end = choice.text.returned_characters() +
+                      (request_.no_stop_trim ? CountCharacters(choice.text.stop()) : 0);
   while (!choice.logprobs.empty() && choice.logprobs.back().offset >= end) {
     choice.logprobs.pop_back();
   }
@@ -68,12 +70,14 @@ void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
   TextPiece held = choice.text.Flush();
   piece.reasoning += held.reasoning;
   piece.content += held.content;
+  if (request_.no_stop_trim) piece.content += choice.text.stop();
   EndChoice(index, "stop", std::move(piece));
 }
 
 void OpenAiReply::TakeEnd(size_t index, const RequestResult& result) {
   Choice& choice = choices_[index];
   TextPiece tail = choice.text.Flush();
+  if (request_.no_stop_trim) tail.content += choice.text.stop();
   const bool stopped = choice.text.stopped() || result.reason == FinishReason::kStop;
   const bool aborted = result.reason == FinishReason::kCancelled;
   EndChoice(index, stopped ? "stop" : aborted ? "abort" : "length", std::move(tail));

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "server/field_reader.h"
+#include "server/sampling_fields.h"
 
 namespace causeway {
 namespace {
@@ -66,6 +67,7 @@ class Parser {
     fields_.Number("top_p", {.max = 1, .above_min = true}, sampling.top_p);
     fields_.Integer("top_k", -1, kNoLimit, sampling.top_k);
     fields_.Number("min_p", {.max = 1}, sampling.min_p);
+    ReadPenalties(fields_, model_, sampling);
     fields_.Integer("min_tokens", 0, kNoLimit, sampling.min_new_tokens);
     fields_.Bool("ignore_eos", sampling.ignore_eos);
     fields_.Integer("n", 1, kMaxChoicesPerPrompt, out_.n);
@@ -91,6 +93,10 @@ class Parser {
   }
 
   void ReadStop() {
+    fields_.Bool("skip_special_tokens", out_.skip_special_tokens);
+    // SGLang's name and vLLM's.
+    fields_.Bool("no_stop_trim", out_.no_stop_trim);
+    fields_.Bool("include_stop_str_in_output", out_.no_stop_trim);
     out_.stop = ReadStopStrings(fields_, "stop", kMaxStops);
     out_.sampling.stop_token_ids = ReadStopTokens(fields_, "stop_token_ids", model_.vocab_size);
   }
@@ -229,16 +235,9 @@ class Parser {
   void RefuseUnsupported() {
     fields_.Ignore({"user", "metadata", "store", "service_tier", "safety_identifier",
                     "prompt_cache_key", "prompt_cache_retention"});
-    fields_.NeutralOnly("presence_penalty", {0});
-    fields_.NeutralOnly("frequency_penalty", {0});
-    fields_.NeutralOnly("repetition_penalty", {1});
     fields_.NeutralOnly("length_penalty", {1});
-    fields_.NeutralOnly("logit_bias", {Json::object()});
     fields_.NeutralOnly("response_format", {Json{{"type", "text"}}});
-    fields_.NeutralOnly("skip_special_tokens", {true});
     fields_.NeutralOnly("spaces_between_special_tokens", {true});
-    fields_.NeutralOnly("include_stop_str_in_output", {false});
-    fields_.NeutralOnly("no_stop_trim", {false});
     fields_.NeutralOnly("add_special_tokens", {out_.endpoint == Endpoint::kCompletions});
     fields_.NeutralOnly("use_beam_search", {false});
     fields_.NeutralOnly("return_hidden_states", {false});

@@ -26,6 +26,8 @@ struct OpenAiRequest {
   SamplingParams sampling;                    // logprobs >= 0 also for a bare "logprobs": true
   std::vector<uint64_t> seeds;                // [prompt * n + i]
   std::vector<std::string> stop;
+  bool no_stop_trim = false;        // the answer includes the stop string
+  bool skip_special_tokens = true;  // special tokens have no text
   int64_t n = 1;
   bool thinking = false;
   bool stream = false;

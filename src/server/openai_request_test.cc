@@ -59,6 +59,28 @@ void ExpectRefused(Endpoint endpoint, const std::string& body, const BadCase& ba
   EXPECT_NE(error->message.find(bad.message), std::string::npos) << body << ": " << error->message;
 }
 
+TEST(OpenAiRequestTest, PenaltiesBiasAndTextOptionsReachTheirPlaces) {
+  for (const Endpoint endpoint : {Endpoint::kCompletions, Endpoint::kChat}) {
+    const std::string prompt = endpoint == Endpoint::kChat
+                                   ? R"("messages": [{"role": "user", "content": "a"}])"
+                                   : R"("prompt": "a")";
+    OpenAiRequest request;
+    const auto error = ParseOpenAiRequest(
+        endpoint, Text("{", prompt, R"(, "frequency_penalty": 1, "presence_penalty": -2,
+            "repetition_penalty": 0.5, "logit_bias": {"7": 100}, "skip_special_tokens": false,
+            "include_stop_str_in_output": true})"),
+        Model(), request);
+    ASSERT_FALSE(error) << error->message;
+    EXPECT_EQ(request.sampling.frequency_penalty, 1);
+    EXPECT_EQ(request.sampling.presence_penalty, -2);
+    EXPECT_EQ(request.sampling.repetition_penalty, 0.5);
+    ASSERT_EQ(request.sampling.logit_bias.size(), 1u);
+    EXPECT_EQ(request.sampling.logit_bias[0].token, 7);
+    EXPECT_FALSE(request.skip_special_tokens);
+    EXPECT_TRUE(request.no_stop_trim);
+  }
+}
+
 TEST(OpenAiRequestTest, BodiesThatAreNotStrictJsonAreRefused) {
   const std::string deep = std::string(100, '[') + std::string(100, ']');
   const BadCase kCases[] = {
@@ -113,16 +135,23 @@ TEST(OpenAiRequestTest, BadFieldsOfBothEndpointsAreRefusedByName) {
       {R"("stream_options": {"include_usage": true})", "stream_options", "stream"},
       {R"("stream": true, "stream_options": {"usage": true})", "stream_options.usage", "unknown"},
       {R"("stream": true, "stream_options": [])", "stream_options", "object"},
-      {R"("presence_penalty": 0.5)", "presence_penalty", "not supported"},
-      {R"("frequency_penalty": -1)", "frequency_penalty", "not supported"},
-      {R"("repetition_penalty": 1.1)", "repetition_penalty", "not supported"},
-      {R"("logit_bias": {"5": 1})", "logit_bias", "not supported"},
+      {R"("presence_penalty": 2.5)", "presence_penalty",
+       "presence_penalty is 2.5; expected a number -2 to 2"},
+      {R"("frequency_penalty": -3)", "frequency_penalty",
+       "frequency_penalty is -3; expected a number -2 to 2"},
+      {R"("repetition_penalty": 0)", "repetition_penalty",
+       "repetition_penalty is 0; expected a number above 0 and at most 2"},
+      {R"("logit_bias": [])", "logit_bias", "expected an object"},
+      {R"("logit_bias": {"x": 1})", "logit_bias", "expected a token id 0 to 399"},
+      {R"("logit_bias": {"400": 1})", "logit_bias", "expected a token id 0 to 399"},
+      {R"("logit_bias": {"5": 101})", "logit_bias", "is 101; expected a number -100 to 100"},
+      {R"("logit_bias": {"5": "1"})", "logit_bias", "expected a number -100 to 100"},
       {R"("response_format": {"type": "json_object"})", "response_format", "not supported"},
       {R"("regex": "a+")", "regex", "not supported"},
       {R"("ebnf": "root ::= x")", "ebnf", "not supported"},
       {R"("json_schema": "{}")", "json_schema", "not supported"},
-      {R"("skip_special_tokens": false)", "skip_special_tokens", "not supported"},
-      {R"("no_stop_trim": true)", "no_stop_trim", "not supported"},
+      {R"("skip_special_tokens": 1)", "skip_special_tokens", "expected true or false"},
+      {R"("no_stop_trim": "yes")", "no_stop_trim", "expected true or false"},
       {R"("lora_path": "x")", "lora_path", "not supported"},
   };
   for (const BadCase& bad : kCases) {
