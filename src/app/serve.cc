@@ -13,6 +13,7 @@
 #include "app/text_model.h"
 #include "engine/engine.h"
 #include "net/http_server.h"
+#include "server/grammar_store.h"
 #include "server/native_api.h"
 #include "server/openai_api.h"
 
@@ -272,6 +273,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   CAUSEWAY_ASSIGN_OR_RETURN(const ChatFormat format,
                             ChooseChatFormat(flags.chat_template, host.config()));
   const int64_t kv_tokens = host.pages().capacity() * kPage;
+  GrammarStore grammars(tokenizer);
   const ServedModel model{
       .name = flags.served_model_name.empty() ? flags.model.model_path : flags.served_model_name,
       .tokenizer = tokenizer,
@@ -280,7 +282,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .context_length = std::min(host.context_length(), kv_tokens),
       .vocab_size = host.config().vocab_size,
       .bos_token = static_cast<int32_t>(host.config().bos_token_id),
-      .max_choices = flags.max_queued_requests};
+      .max_choices = flags.max_queued_requests,
+      .grammars = &grammars};
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;

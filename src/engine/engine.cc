@@ -211,39 +211,82 @@ void Engine::Step() {
     const Extend& extend = batch.extends[i];
     // Kept in the cache whatever is sampled: a step extends every owner by all of its tokens.
     scheduler_.Computed(*owners[i], extend.end());
+    if (extend.logits == LogitsWanted::kAll) {
+      const Status taken = TakePromptLogprobs(*owners[i], batch, static_cast<int32_t>(i), output);
+      if (!taken.ok()) {
+        Finish(*owners[i], FinishReason::kError, taken);
+        continue;
+      }
+      if (extend.end() < owners[i]->tokens()) continue;
+    }
     // Negative for a chunk that does not end the prompt: it has no logits.
     const int64_t row = output.RowOf(batch, static_cast<int32_t>(i), extend.end() - 1);
     if (row >= 0) Advance(*owners[i], output.logits().row(row));
   }
 }
 
+Status Engine::TakePromptLogprobs(Sequence& sequence, const Batch& batch, int32_t index,
+                                  const StepOutput& output) {
+  const Extend& extend = batch.extends[static_cast<size_t>(index)];
+  const Request& request = *sequence.request;
+  const int64_t vocab = host_.config().vocab_size;
+  // The last token's logits are of the answer's first.
+  const int64_t end = std::min(extend.end(), sequence.prompt_tokens() - 1);
+  for (int64_t p = extend.begin; p < end; ++p) {
+    TokenOutput one{.token = request.prompt[static_cast<size_t>(p + 1)]};
+    AddLogprobs(output.logits().row(output.RowOf(batch, index, p)), vocab, VocabLimit(),
+                request.sampling.logprobs, request.sampling.logprob_ids, one);
+    if (std::isnan(one.logprob)) {
+      return InternalError(Text("the logits at position ", p, " are not all numbers"));
+    }
+    sequence.prompt_logprobs.push_back(std::move(one));
+  }
+  return Status();
+}
+
+int64_t Engine::VocabLimit() const {
+  const int64_t vocab = host_.config().vocab_size;
+  return options_.vocab_limit > 0 ? std::min(options_.vocab_limit, vocab) : vocab;
+}
+
 void Engine::Advance(Sequence& sequence, const float* logits) {
   const Request& request = *sequence.request;
   const SamplingParams& sampling = request.sampling;
   const int64_t vocab = host_.config().vocab_size;
-  const int64_t limit = options_.vocab_limit > 0 ? std::min(options_.vocab_limit, vocab) : vocab;
-  const float* changed = sequence.changes->Apply(logits, vocab, changed_logits_);
+  const int64_t limit = VocabLimit();
+  const StatusOr<const float*> changed = sequence.changes->Apply(logits, vocab, changed_logits_);
   // `cached` is the position of the token to be sampled, so that chunks and batches don't matter.
-  const StatusOr<int32_t> chosen = ChooseToken(changed, vocab, limit, sampling, sequence.cached);
-  if (!chosen.ok()) {
-    Finish(sequence, FinishReason::kError, chosen.status());
+  const StatusOr<int32_t> chosen =
+      changed.ok() ? ChooseToken(*changed, vocab, limit, sampling, sequence.cached)
+                   : StatusOr<int32_t>(changed.status());
+  const Status taken = chosen.ok() ? sequence.changes->Take(*chosen) : chosen.status();
+  if (!taken.ok()) {
+    Finish(sequence, FinishReason::kError, taken);
     return;
   }
   const int32_t token = *chosen;
-  TokenOutput sampled{.token = token, .top = {}, .cached_tokens = sequence.prompt_hit};
+  TokenOutput sampled{.token = token, .cached_tokens = sequence.prompt_hit};
   // Of the model: before penalties, bias and temperature.
-  if (sampling.logprobs >= 0) AddLogprobs(logits, vocab, limit, sampling.logprobs, sampled);
+  if (sampling.logprobs >= 0) {
+    AddLogprobs(logits, vocab, limit, sampling.logprobs, sampling.logprob_ids, sampled);
+  }
+  if (sampling.prompt_logprobs_from >= 0 && !sequence.prompt_logprobs_sent) {
+    sequence.prompt_logprobs_sent = true;
+    sampled.prompt = std::make_shared<const std::vector<TokenOutput>>(
+        std::exchange(sequence.prompt_logprobs, {}));
+  }
   if (sequence.first_token_ns == 0) sequence.first_token_ns = NowNs();
   sequence.stage = Sequence::Stage::kDecode;
   // Before on_token: eos and stop tokens count as completion, though clients do not see them.
   sequence.output.push_back(token);
-  sequence.changes->Take(token);
   if (sequence.changes->Ends(token)) {
     Finish(sequence, FinishReason::kStop, Status(), sampled);
     return;
   }
   if (request.on_token) request.on_token(sampled);
-  if (static_cast<int64_t>(sequence.output.size()) >= sampling.max_new_tokens) {
+  if (sequence.changes->complete()) {
+    Finish(sequence, FinishReason::kStop, Status());
+  } else if (static_cast<int64_t>(sequence.output.size()) >= sampling.max_new_tokens) {
     Finish(sequence, FinishReason::kLength, Status());
   }
 }

@@ -53,12 +53,17 @@ class Engine : public RequestSink {
   void Handle(Command command);
   // One step of the ranks and its consequences.
   void Step();
+  // Adds the log-probabilities of the prompt that an extend gives. Not ok: the model's are none.
+  Status TakePromptLogprobs(Sequence& sequence, const Batch& batch, int32_t index,
+                            const StepOutput& output);
   // Samples from `logits`, tells the client, and finishes the sequence if it is done.
   void Advance(Sequence& sequence, const float* logits);
   // Takes the sequence from the scheduler, frees its pages and calls on_finish. `stop_token`: what
   // was sampled last, with kStop.
   void Finish(Sequence& sequence, FinishReason reason, Status status,
               const TokenOutput& stop_token = {.token = -1, .top = {}});
+  // Ids from here on have no text.
+  int64_t VocabLimit() const;
   // What load() says from now on.
   void PublishLoad();
   void PublishTimes();

@@ -8,20 +8,22 @@
 namespace causeway {
 namespace {
 
-std::vector<float> Applied(const LogitChanges& changes, const std::vector<float>& logits) {
+std::vector<float> Applied(LogitChanges& changes, const std::vector<float>& logits) {
   std::vector<float> memory;
   const auto vocab = static_cast<int64_t>(logits.size());
-  const float* out = changes.Apply(logits.data(), vocab, memory);
+  const StatusOr<const float*> applied = changes.Apply(logits.data(), vocab, memory);
+  EXPECT_TRUE(applied.ok()) << applied.status().message();
+  const float* out = *applied;
   return {out, out + vocab};
 }
 
 TEST(LogitChanges, NothingIsCopiedWhereNothingChanges) {
   const SamplingParams sampling;
   LogitChanges changes(sampling, {1, 2}, {0});
-  changes.Take(3);
+  ASSERT_TRUE(changes.Take(3).ok());
   const std::vector<float> logits = {1, 2, 3, 4};
   std::vector<float> memory;
-  EXPECT_EQ(changes.Apply(logits.data(), 4, memory), logits.data());
+  EXPECT_EQ(*changes.Apply(logits.data(), 4, memory), logits.data());
 }
 
 TEST(LogitChanges, FrequencyAndPresenceCountTheAnswerAndNotThePrompt) {
@@ -29,7 +31,7 @@ TEST(LogitChanges, FrequencyAndPresenceCountTheAnswerAndNotThePrompt) {
   sampling.frequency_penalty = 0.5;
   sampling.presence_penalty = 1.0;
   LogitChanges changes(sampling, {0, 0}, {});
-  for (const int32_t token : {1, 2, 1}) changes.Take(token);
+  for (const int32_t token : {1, 2, 1}) ASSERT_TRUE(changes.Take(token).ok());
   EXPECT_EQ(Applied(changes, {5, 5, 5, 5}), (std::vector<float>{5, 3, 3.5, 5}));
 }
 
@@ -37,7 +39,7 @@ TEST(LogitChanges, RepetitionCountsPromptAndAnswerOnceAndMovesEverySignDown) {
   SamplingParams sampling;
   sampling.repetition_penalty = 2.0;
   LogitChanges changes(sampling, {0, 1, 1}, {});
-  for (const int32_t token : {1, 2, 2}) changes.Take(token);
+  for (const int32_t token : {1, 2, 2}) ASSERT_TRUE(changes.Take(token).ok());
   EXPECT_EQ(Applied(changes, {4, -4, 4, -4}), (std::vector<float>{2, -8, 2, -4}));
 }
 
@@ -47,7 +49,7 @@ TEST(LogitChanges, TheOrderIsRepetitionThenCountsThenBias) {
   sampling.frequency_penalty = 1.0;
   sampling.logit_bias = {{0, 10.0}, {2, -3.0}};
   LogitChanges changes(sampling, {}, {});
-  changes.Take(0);
+  ASSERT_TRUE(changes.Take(0).ok());
   // 8 / 2 - 1 + 10; any other order gives another number.
   EXPECT_EQ(Applied(changes, {8, 1, 1}), (std::vector<float>{13, 1, -2}));
 }
@@ -59,7 +61,7 @@ TEST(LogitChanges, BeforeMinNewTokensNoTokenEndsTheAnswerWhateverItsBias) {
   sampling.logit_bias = {{2, 100.0}};
   LogitChanges changes(sampling, {}, {1});
   EXPECT_EQ(Applied(changes, {0, 0, 0}), (std::vector<float>{0, -INFINITY, -INFINITY}));
-  changes.Take(0);
+  ASSERT_TRUE(changes.Take(0).ok());
   EXPECT_EQ(Applied(changes, {0, 0, 0}), (std::vector<float>{0, 0, 100}));
   EXPECT_TRUE(changes.Ends(1));
   EXPECT_TRUE(changes.Ends(2));
@@ -92,9 +94,9 @@ TEST(LogitChanges, AreAFunctionOfTheTokensHoweverOftenTheyWereAskedFor) {
   std::vector<int32_t> answer;
   for (int i = 0; i < 200; ++i) {
     answer.push_back(static_cast<int32_t>(random() % 50));
-    asked.Take(answer.back());
+    ASSERT_TRUE(asked.Take(answer.back()).ok());
     LogitChanges fresh(sampling, {3, 1, 2, 2}, {0});
-    for (const int32_t token : answer) fresh.Take(token);
+    for (const int32_t token : answer) ASSERT_TRUE(fresh.Take(token).ok());
     ASSERT_EQ(Applied(asked, logits), Applied(fresh, logits)) << i << ", seed " << seed;
   }
 }

@@ -113,13 +113,17 @@ StatusOr<int32_t> ChooseToken(const float* logits, int64_t vocab, int64_t vocab_
 
 // Of the unscaled, uncut distribution over the whole vocabulary.
 void AddLogprobs(const float* logits, int64_t vocab, int64_t vocab_limit, int64_t top,
-                 TokenOutput& out) {
+                 const std::vector<int32_t>& ids, TokenOutput& out) {
   const int64_t limit = std::min(vocab, vocab_limit);
   const double most = *std::max_element(logits, logits + vocab);
   double sum = 0.0;
   for (int64_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(logits[i]) - most);
   const double normaliser = most + std::log(sum);
   out.logprob = static_cast<double>(logits[out.token]) - normaliser;
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= vocab) continue;
+    out.listed.push_back({id, static_cast<double>(logits[id]) - normaliser});
+  }
   if (top <= 0) return;
   std::vector<int32_t> order(static_cast<size_t>(limit));
   std::iota(order.begin(), order.end(), 0);
@@ -138,7 +142,9 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
                             ChooseToken(logits, vocab, vocab_limit, params, position));
   TokenOutput out;
   out.token = token;
-  if (params.logprobs >= 0) AddLogprobs(logits, vocab, vocab_limit, params.logprobs, out);
+  if (params.logprobs >= 0) {
+    AddLogprobs(logits, vocab, vocab_limit, params.logprobs, params.logprob_ids, out);
+  }
   return out;
 }
 

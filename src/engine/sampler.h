@@ -23,10 +23,10 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
 // The first half of Sample: the token. `logits` may be those that LogitChanges has made.
 StatusOr<int32_t> ChooseToken(const float* logits, int64_t vocab, int64_t vocab_limit,
                               const SamplingParams& params, int64_t position);
-// The second half: out.logprob of out.token, and the `top` most likely ones. `logits`: the model's
-// own, without NaN and +inf.
+// The second half: out.logprob of out.token, the `top` most likely ones, and those of `ids`.
+// `logits`: the model's own, without NaN and +inf.
 void AddLogprobs(const float* logits, int64_t vocab, int64_t vocab_limit, int64_t top,
-                 TokenOutput& out);
+                 const std::vector<int32_t>& ids, TokenOutput& out);
 
 // A number in [0, 1), the same for the same arguments everywhere.
 // Hashed, not drawn from a stream: no call depends on those before it.

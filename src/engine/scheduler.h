@@ -8,6 +8,7 @@
 //   finished   gave its pages back; its result is on the way to the client
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <limits>
@@ -38,9 +39,12 @@ struct Sequence {
   int64_t shared = 0;
   RadixNode* held = nullptr;
   std::vector<int32_t> output;  // generated tokens, eos and stop tokens included
+  // Log-probabilities of the prompt, as far as they are known, and whether the client has them.
+  std::vector<TokenOutput> prompt_logprobs;
+  bool prompt_logprobs_sent = false;
   std::unique_ptr<LogitChanges> changes;  // what these tokens do to the logits of the next
-  int64_t cached = 0;           // tokens in the KV cache
-  int64_t prompt_hit = 0;       // tokens of the prompt that it found there, before any retraction
+  int64_t cached = 0;                     // tokens in the KV cache
+  int64_t prompt_hit = 0;  // tokens of the prompt that it found there, before any retraction
   int64_t retractions = 0;
   int32_t dp = 0;  // the data-parallel group that computes it, from admission to retraction
   int64_t submitted_ns = 0;
@@ -51,6 +55,16 @@ struct Sequence {
   int64_t max_tokens() const { return prompt_tokens() + request->sampling.max_new_tokens; }
   // What it consists of. The last one is not cached: its logits give the next.
   int64_t tokens() const { return prompt_tokens() + static_cast<int64_t>(output.size()); }
+  // The position whose logits give the next log-probability of the prompt that is missing; none:
+  // a position that it will never have. It can't be taken from the prefix cache, nor what follows.
+  int64_t wanted_row() const {
+    const int64_t from = request->sampling.prompt_logprobs_from;
+    const int64_t row = from + static_cast<int64_t>(prompt_logprobs.size());
+    const bool wanted = from >= 0 && !prompt_logprobs_sent && row < prompt_tokens() - 1;
+    return wanted ? row : std::numeric_limits<int64_t>::max();
+  }
+  // What of it may be taken from there: all but the last token, whose logits are needed.
+  int64_t sharable() const { return std::min(tokens() - 1, wanted_row()); }
   // What the next steps have to compute for it, as far as is known.
   int64_t tokens_ahead() const { return tokens() - cached; }
 };
@@ -59,6 +73,10 @@ struct Sequence {
 // the longest prefix in the cache among the first 128 (the first of equals), which may starve
 // others.
 enum class SchedulePolicy { kFcfs, kLpm };
+
+// Rows of logits of prompts in one step, over all sequences, for their log-probabilities: memory
+// for so many times the vocabulary.
+inline constexpr int64_t kPromptLogprobRows = 256;
 
 struct SchedulerLimits {
   // Tokens of a step, over all data-parallel groups, those of decoding sequences not counted;

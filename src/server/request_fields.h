@@ -12,15 +12,18 @@
 
 namespace causeway {
 
-// What requests are checked against. The tokenizer must outlive it.
+class GrammarStore;
+
+// What requests are checked against. The tokenizer and the grammars must outlive it.
 struct ServedModel {
   std::string name;
   const Tokenizer& tokenizer;
   ChatFormat chat_format = ChatFormat::kV3;
-  int64_t context_length = 0;  // prompt and answer, in tokens
-  int64_t vocab_size = 0;      // ids of prompts are below this
-  int32_t bos_token = -1;      // before a text prompt that does not start with it; -1: none
-  int64_t max_choices = 512;   // prompts x n of one request
+  int64_t context_length = 0;        // prompt and answer, in tokens
+  int64_t vocab_size = 0;            // ids of prompts are below this
+  int32_t bos_token = -1;            // before a text prompt that does not start with it; -1: none
+  int64_t max_choices = 512;         // prompts x n of one request
+  GrammarStore* grammars = nullptr;  // of constrained answers; null: there are none
 };
 
 constexpr int64_t kMaxChoicesPerPrompt = 128;

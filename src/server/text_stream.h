@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "grammar/automaton.h"
 #include "server/string_matcher.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
@@ -18,14 +19,21 @@ struct TextPiece {
   bool empty() const { return reasoning.empty() && content.empty(); }
 };
 
+// An expression that ends an answer where it first matches; see CompileRegexSearch.
+struct StopRegex {
+  std::string pattern;
+  Automaton automaton;
+};
+
 // Never returns half a character, and no text that may turn out to be a stop string.
 class TextStream {
  public:
   struct Options {
-    std::vector<std::string> stop = {};  // the answer ends before the first of them
-    int64_t min_tokens = 0;              // tokens before this count don't stop
-    bool reasoning = false;              // the answer starts inside <think>
-    bool skip_special = true;            // special tokens have no text
+    std::vector<std::string> stop = {};      // the answer ends before the first of them
+    std::vector<StopRegex> stop_regex = {};  // the answer ends with the first match of any
+    int64_t min_tokens = 0;                  // tokens before this count don't stop
+    bool reasoning = false;                  // the answer starts inside <think>
+    bool skip_special = true;                // special tokens have no text
   };
   // `tokenizer` must outlive this.
   TextStream(const Tokenizer& tokenizer, Options options);
@@ -37,8 +45,12 @@ class TextStream {
   // What was held back, at the end of the answer.
   TextPiece Flush();
 
-  bool stopped() const { return stop_.matched(); }           // a stop string has come
-  const std::string& stop() const { return stop_.match(); }  // which one
+  // A stop string or expression has come.
+  bool stopped() const { return stop_.matched() || !matched_regex_.empty(); }
+  // Which one.
+  const std::string& stop() const { return stop_.matched() ? stop_.match() : matched_regex_; }
+  // What was cut off the answer: the stop string, but no match of an expression.
+  const std::string& cut() const { return stop_.match(); }
   int64_t tokens() const { return tokens_; }
   int64_t reasoning_tokens() const { return reasoning_tokens_; }
   // Complete characters of the answer so far, held back ones included.
@@ -48,6 +60,14 @@ class TextStream {
   int64_t returned_characters() const { return returned_characters_; }
 
  private:
+  struct RegexSearch {
+    StopRegex regex;
+    Automaton::State state;
+    bool dead = false;
+  };
+
+  // Cuts what follows the first match of a stop_regex.
+  void SearchRegexes(std::string& text);
   // Divides text that is free of stop strings.
   TextPiece Divide(std::string text);
 
@@ -56,6 +76,8 @@ class TextStream {
   Detokenizer detokenizer_;
   StringMatcher stop_;
   StringMatcher think_end_;
+  std::vector<RegexSearch> searches_;
+  std::string matched_regex_;
   bool in_reasoning_;
   int64_t tokens_ = 0;
   int64_t reasoning_tokens_ = 0;
