@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "app/bench_decode.h"
+#include "app/bench_grammar.h"
 #include "app/bench_input.h"
 #include "app/bench_kernels.h"
 #include "app/command.h"
@@ -278,6 +279,7 @@ void AddBench(CLI::App& app, Run& run) {
   RegisterJson(*prefill, flags->json);
   prefill->callback([flags, &run] { run = [flags] { return RunPrefill(*flags); }; });
   AddBenchDecode(*bench, run);
+  AddBenchGrammar(*bench, run);
   AddBenchKernels(*bench, run);
 }
 

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "net/http_server.h"
+#include "server/grammar_store.h"
 #include "server/native_api.h"
 #include "server/openai_api.h"
 #include "server/parser_api.h"
@@ -324,6 +325,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
     CAUSEWAY_ASSIGN_OR_RETURN(reasoning, ParseReasoningFormat(flags.reasoning_parser));
   }
   const int64_t kv_tokens = host.pages().capacity() * kPage;
+  GrammarStore grammars(tokenizer);
   const ServedModel model{
       .name = flags.served_model_name.empty() ? flags.model.model_path : flags.served_model_name,
       .tokenizer = tokenizer,
@@ -334,7 +336,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .bos_token = static_cast<int32_t>(host.config().bos_token_id),
       .max_choices = flags.max_queued_requests,
       .tool_call_format = calls,
-      .reasoning_format = reasoning};
+      .reasoning_format = reasoning,
+      .grammars = &grammars};
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;

@@ -94,6 +94,10 @@ Status Engine::Submit(std::shared_ptr<Request> request) {
   }
   auto sequence = std::make_unique<Sequence>();
   sequence->request = std::move(request);
+  sequence->changes =
+      std::make_unique<LogitChanges>(sequence->request->sampling, sequence->request->prompt,
+                                     std::vector<int32_t>(host_.config().eos_token_ids.begin(),
+                                                          host_.config().eos_token_ids.end()));
   sequence->submitted_ns = NowNs();
   if (const int64_t pages = Scheduler::PagesFor(*sequence); pages > page_capacity_) {
     return InvalidArgument(Text("the request needs ", pages * kPage, " tokens of KV cache; it has ",
@@ -272,7 +276,8 @@ void Engine::Step() {
     // owner by all of its tokens.
     Sequence& sequence = *plan.owners[i];
     scheduler_.Computed(sequence, extend.end());
-    if (extend.logits == LogitsWanted::kNone) continue;
+    // Rows may be wanted for log-probabilities of the prompt alone.
+    if (extend.logits == LogitsWanted::kNone || extend.end() < sequence.tokens()) continue;
     sequence.stage = Sequence::Stage::kDecode;
     sequence.output.push_back(kPendingToken);
     sequence.pending = true;
@@ -304,12 +309,25 @@ void Engine::Step() {
 void Engine::SampleStep(const Plan& plan, const StepOutput& output) {
   const TraceZone zone(profiler_.lane(), "sample");
   for (size_t i = 0; i < plan.owners.size(); ++i) {
-    // Null: cancelled while the step ran. A chunk that does not end the prompt has no logits.
+    // Null: cancelled while the step ran. A chunk that does not end the prompt has no logits, or
+    // those of its prompt's log-probabilities.
     const Extend& extend = plan.batch.extends[i];
     if (plan.owners[i] == nullptr || extend.logits == LogitsWanted::kNone) continue;
     Sequence& sequence = *plan.owners[i];
-    sequence.output.pop_back();
-    sequence.pending = false;
+    const bool gives_token = sequence.pending;
+    if (gives_token) {
+      sequence.output.pop_back();
+      sequence.pending = false;
+    }
+    if (extend.logits == LogitsWanted::kAll) {
+      const Status taken =
+          TakePromptLogprobs(sequence, plan.batch, static_cast<int32_t>(i), output);
+      if (!taken.ok()) {
+        Finish(sequence, FinishReason::kError, taken);
+        continue;
+      }
+    }
+    if (!gives_token) continue;
     const int64_t row = output.RowOf(plan.batch, static_cast<int32_t>(i), extend.end() - 1);
     // Before Advance: who ends there leaves the plan.
     const auto planned = std::find(plan_.owners.begin(), plan_.owners.end(), &sequence);
@@ -321,45 +339,71 @@ void Engine::SampleStep(const Plan& plan, const StepOutput& output) {
   }
 }
 
+Status Engine::TakePromptLogprobs(Sequence& sequence, const Batch& batch, int32_t index,
+                                  const StepOutput& output) {
+  const Extend& extend = batch.extends[static_cast<size_t>(index)];
+  const Request& request = *sequence.request;
+  const int64_t vocab = host_.config().vocab_size;
+  // The last token's logits are of the answer's first.
+  const int64_t end = std::min(extend.end(), sequence.prompt_tokens() - 1);
+  for (int64_t p = extend.begin; p < end; ++p) {
+    TokenOutput one{.token = request.prompt[static_cast<size_t>(p + 1)]};
+    AddLogprobs(output.logits().row(output.RowOf(batch, index, p)), vocab, VocabLimit(),
+                request.sampling.logprobs, request.sampling.logprob_ids, one);
+    if (std::isnan(one.logprob)) {
+      return InternalError(Text("the logits at position ", p, " are not all numbers"));
+    }
+    sequence.prompt_logprobs.push_back(std::move(one));
+  }
+  return Status();
+}
+
+int64_t Engine::VocabLimit() const {
+  const int64_t vocab = host_.config().vocab_size;
+  return options_.vocab_limit > 0 ? std::min(options_.vocab_limit, vocab) : vocab;
+}
+
 bool Engine::Advance(Sequence& sequence, const float* logits) {
   const Request& request = *sequence.request;
   const SamplingParams& sampling = request.sampling;
   const int64_t vocab = host_.config().vocab_size;
-  const auto produced = static_cast<int64_t>(sequence.output.size());
-  // Before min_new_tokens, tokens that would end the answer can't be chosen.
-  std::vector<int32_t> stops = sampling.stop_token_ids;
-  if (!sampling.ignore_eos) {
-    for (int64_t id : host_.config().eos_token_ids) stops.push_back(static_cast<int32_t>(id));
-  }
-  std::vector<float> masked;
-  if (produced < sampling.min_new_tokens && !stops.empty()) {
-    masked.assign(logits, logits + vocab);
-    for (int32_t id : stops) {
-      if (id >= 0 && id < vocab) masked[static_cast<size_t>(id)] = -INFINITY;
-    }
-    logits = masked.data();
-  }
-  const int64_t limit = options_.vocab_limit > 0 ? std::min(options_.vocab_limit, vocab) : vocab;
+  const int64_t limit = VocabLimit();
+  const StatusOr<const float*> changed = sequence.changes->Apply(logits, vocab, changed_logits_);
   // The position of the token to be sampled, so that chunks and batches don't matter.
-  const int64_t position = sequence.tokens();
-  StatusOr<TokenOutput> sampled = Sample(logits, vocab, limit, sampling, position);
-  if (!sampled.ok()) {
-    Finish(sequence, FinishReason::kError, sampled.status());
+  const StatusOr<int32_t> chosen =
+      changed.ok() ? ChooseToken(*changed, vocab, limit, sampling, sequence.tokens())
+                   : StatusOr<int32_t>(changed.status());
+  const Status taken = chosen.ok() ? sequence.changes->Take(*chosen) : chosen.status();
+  if (!taken.ok()) {
+    Finish(sequence, FinishReason::kError, taken);
     return false;
   }
-  sampled->cached_tokens = sequence.prompt_hit;
-  const int32_t token = sampled->token;
+  const int32_t token = *chosen;
+  TokenOutput sampled{.token = token, .cached_tokens = sequence.prompt_hit};
+  // Of the model: before penalties, bias and temperature.
+  if (sampling.logprobs >= 0) {
+    AddLogprobs(logits, vocab, limit, sampling.logprobs, sampling.logprob_ids, sampled);
+  }
+  if (sampling.prompt_logprobs_from >= 0 && !sequence.prompt_logprobs_sent) {
+    sequence.prompt_logprobs_sent = true;
+    sampled.prompt = std::make_shared<const std::vector<TokenOutput>>(
+        std::exchange(sequence.prompt_logprobs, {}));
+  }
   if (sequence.first_token_ns == 0) sequence.first_token_ns = NowNs();
   // Before on_token: eos and stop tokens count as completion, though clients do not see them.
   sequence.output.push_back(token);
-  if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
-    Finish(sequence, FinishReason::kStop, Status(), *sampled);
+  if (sequence.changes->Ends(token)) {
+    Finish(sequence, FinishReason::kStop, Status(), sampled);
     return false;
   }
   if (request.on_token) {
-    Tell([request = sequence.request, token = *sampled] { request->on_token(token); });
+    Tell([request = sequence.request, token = sampled] { request->on_token(token); });
   }
-  if (produced + 1 < sampling.max_new_tokens) return true;
+  if (sequence.changes->complete()) {
+    Finish(sequence, FinishReason::kStop, Status());
+    return false;
+  }
+  if (static_cast<int64_t>(sequence.output.size()) < sampling.max_new_tokens) return true;
   Finish(sequence, FinishReason::kLength, Status());
   return false;
 }

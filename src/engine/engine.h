@@ -78,6 +78,9 @@ class Engine : public RequestSink {
   void Meanwhile();
   // Samples what a step has given each owner that still runs, and completes plan_ by it.
   void SampleStep(const Plan& plan, const StepOutput& output);
+  // Adds the log-probabilities of the prompt that an extend gives. Not ok: the model's are none.
+  Status TakePromptLogprobs(Sequence& sequence, const Batch& batch, int32_t index,
+                            const StepOutput& output);
   // Samples from `logits`, tells the client, and finishes the sequence if it is done: then false.
   bool Advance(Sequence& sequence, const float* logits);
   // Takes the sequence from the scheduler, frees its pages and calls on_finish. `stop_token`: what
@@ -87,6 +90,8 @@ class Engine : public RequestSink {
   // Calls clients back, in the order in which this was called, when there is time to.
   void Tell(std::function<void()> news) { news_.push_back(std::move(news)); }
   void Deliver();
+  // Ids from here on have no text.
+  int64_t VocabLimit() const;
   // What load() says from now on.
   void PublishLoad();
   void PublishTimes();
@@ -102,6 +107,7 @@ class Engine : public RequestSink {
   bool may_admit_ = false;                   // something has changed since plan_ was made
   std::vector<std::function<void()>> news_;  // for Deliver
   std::vector<std::function<void(bool alive)>> deferred_;  // until the step has ended
+  std::vector<float> changed_logits_;                      // the engine thread's
   // From any thread to the engine's.
   Queue<Command> commands_;
   std::atomic<int64_t> queued_{0};      // submitted, not yet running

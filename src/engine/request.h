@@ -12,17 +12,37 @@
 
 namespace causeway {
 
+class TokenGrammar;  // grammar/token_grammar.h
+
+// Added to a token's logit.
+struct LogitBias {
+  int32_t token = 0;
+  double bias = 0.0;
+};
+
 struct SamplingParams {
   double temperature = 1.0;  // 0: greedy
   double top_p = 1.0;        // (0, 1]
   int64_t top_k = -1;        // -1 or 0: off
   double min_p = 0.0;        // [0, 1]
-  uint64_t seed = 0;         // random numbers are a function of (seed, position) alone
+  // See engine/logit_changes.h.
+  double frequency_penalty = 0.0;   // times how often the answer has the token
+  double presence_penalty = 0.0;    // if the answer has it
+  double repetition_penalty = 1.0;  // if prompt or answer have it; 1: off
+  std::vector<LogitBias> logit_bias = {};
+  // The answer is a text of this grammar, if there is one, from the first token `grammar_after` on
+  // (< 0: from its start), and ends where the grammar does, whatever ignore_eos says.
+  std::shared_ptr<TokenGrammar> grammar = nullptr;
+  int32_t grammar_after = -1;
+  uint64_t seed = 0;  // random numbers are a function of (seed, position) alone
   int64_t max_new_tokens = 128;
   int64_t min_new_tokens = 0;
   bool ignore_eos = false;
   std::vector<int32_t> stop_token_ids;
   int64_t logprobs = -1;  // -1: none; n >= 0: the token's and the n most likely ones'
+  std::vector<int32_t> logprob_ids = {};  // with logprobs >= 0, those of these ids too
+  // With logprobs >= 0, also of the prompt's tokens behind this position; < 0: none.
+  int64_t prompt_logprobs_from = -1;
 };
 
 // An eos or stop token, max_new_tokens, Cancel or the end of the server, a failed step.
@@ -36,9 +56,12 @@ struct TokenLogprob {
 // One generated token.
 struct TokenOutput {
   int32_t token = 0;
-  double logprob = 0.0;           // if asked for
-  std::vector<TokenLogprob> top;  // if asked for, best first
-  int64_t cached_tokens = 0;      // as in RequestResult
+  double logprob = 0.0;                   // if asked for
+  std::vector<TokenLogprob> top = {};     // if asked for, best first
+  std::vector<TokenLogprob> listed = {};  // those of logprob_ids
+  int64_t cached_tokens = 0;              // as in RequestResult
+  // Of the first token: the prompt's tokens from prompt_logprobs_from + 1 on, if asked for.
+  std::shared_ptr<const std::vector<TokenOutput>> prompt = nullptr;
 };
 
 // Where a finished request's time went, in seconds.

@@ -70,8 +70,8 @@ double UniformAt(uint64_t seed, int64_t position) {
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
-StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_limit,
-                             const SamplingParams& params, int64_t position) {
+StatusOr<int32_t> ChooseToken(const float* logits, int64_t vocab, int64_t vocab_limit,
+                              const SamplingParams& params, int64_t position) {
   const int64_t limit = std::min(vocab, vocab_limit);
   int64_t best = 0;
   for (int64_t i = 0; i < vocab; ++i) {
@@ -85,8 +85,7 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
     return InternalError(Text("no token can be chosen at position ", position, ": of ", limit,
                               " logits none is above -inf"));
   }
-  TokenOutput out;
-  out.token = static_cast<int32_t>(best);
+  auto token = static_cast<int32_t>(best);
   if (params.temperature > 0.0) {
     std::vector<Candidate> candidates;
     candidates.reserve(static_cast<size_t>(limit));
@@ -101,30 +100,50 @@ StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_l
     for (const Candidate& c : candidates) total += c.probability;
     // Probabilities are not divided by their sum: the random number is multiplied by it.
     double rest = UniformAt(params.seed, position) * total;
-    out.token = candidates.front().token;
+    token = candidates.front().token;
     for (const Candidate& c : candidates) {
       if (c.probability <= 0.0) continue;
-      out.token = c.token;  // the last one with a chance takes what rounding leaves
+      token = c.token;  // the last one with a chance takes what rounding leaves
       rest -= c.probability;
       if (rest < 0.0) break;
     }
   }
-  // Of the unscaled, uncut distribution over the whole vocabulary.
+  return token;
+}
+
+// Of the unscaled, uncut distribution over the whole vocabulary.
+void AddLogprobs(const float* logits, int64_t vocab, int64_t vocab_limit, int64_t top,
+                 const std::vector<int32_t>& ids, TokenOutput& out) {
+  const int64_t limit = std::min(vocab, vocab_limit);
+  const double most = *std::max_element(logits, logits + vocab);
+  double sum = 0.0;
+  for (int64_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(logits[i]) - most);
+  const double normaliser = most + std::log(sum);
+  out.logprob = static_cast<double>(logits[out.token]) - normaliser;
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= vocab) continue;
+    out.listed.push_back({id, static_cast<double>(logits[id]) - normaliser});
+  }
+  if (top <= 0) return;
+  std::vector<int32_t> order(static_cast<size_t>(limit));
+  std::iota(order.begin(), order.end(), 0);
+  const auto end = order.begin() + std::min<int64_t>(top, limit);
+  std::partial_sort(order.begin(), end, order.end(), [&](int32_t a, int32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  for (auto it = order.begin(); it != end; ++it) {
+    out.top.push_back({*it, static_cast<double>(logits[*it]) - normaliser});
+  }
+}
+
+StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_limit,
+                             const SamplingParams& params, int64_t position) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const int32_t token,
+                            ChooseToken(logits, vocab, vocab_limit, params, position));
+  TokenOutput out;
+  out.token = token;
   if (params.logprobs >= 0) {
-    const double top = *std::max_element(logits, logits + vocab);
-    double sum = 0.0;
-    for (int64_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(logits[i]) - top);
-    const double normaliser = top + std::log(sum);
-    out.logprob = static_cast<double>(logits[out.token]) - normaliser;
-    std::vector<int32_t> order(static_cast<size_t>(limit));
-    std::iota(order.begin(), order.end(), 0);
-    const auto end = order.begin() + std::min<int64_t>(params.logprobs, limit);
-    std::partial_sort(order.begin(), end, order.end(), [&](int32_t a, int32_t b) {
-      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-    });
-    for (auto it = order.begin(); it != end; ++it) {
-      out.top.push_back({*it, static_cast<double>(logits[*it]) - normaliser});
-    }
+    AddLogprobs(logits, vocab, vocab_limit, params.logprobs, params.logprob_ids, out);
   }
   return out;
 }

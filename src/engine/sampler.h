@@ -20,6 +20,14 @@ namespace causeway {
 StatusOr<TokenOutput> Sample(const float* logits, int64_t vocab, int64_t vocab_limit,
                              const SamplingParams& params, int64_t position);
 
+// The first half of Sample: the token. `logits` may be those that LogitChanges has made.
+StatusOr<int32_t> ChooseToken(const float* logits, int64_t vocab, int64_t vocab_limit,
+                              const SamplingParams& params, int64_t position);
+// The second half: out.logprob of out.token, the `top` most likely ones, and those of `ids`.
+// `logits`: the model's own, without NaN and +inf.
+void AddLogprobs(const float* logits, int64_t vocab, int64_t vocab_limit, int64_t top,
+                 const std::vector<int32_t>& ids, TokenOutput& out);
+
 // A number in [0, 1), the same for the same arguments everywhere.
 // Hashed, not drawn from a stream: no call depends on those before it.
 double UniformAt(uint64_t seed, int64_t position);

@@ -76,7 +76,7 @@ int32_t Scheduler::ChooseGroup(const Sequence& next) const {
   std::vector<int32_t> memory;
   for (size_t group = 0; group < rules_.places.size() && rules_.enabled; ++group) {
     ahead[group] -=
-        kPage * tree_.Match({rules_.places[group], IdsOf(next, next.tokens() - 1, memory)});
+        kPage * tree_.Match({rules_.places[group], IdsOf(next, next.sharable(), memory)});
   }
   return static_cast<int32_t>(std::min_element(ahead.begin(), ahead.end()) - ahead.begin());
 }
@@ -96,7 +96,7 @@ int64_t Scheduler::UsePrefix(Sequence& sequence) {
   if (!rules_.enabled) return 0;
   std::vector<int32_t> memory;
   // Not the last token: a step has to compute at least that one, for the logits.
-  const RadixKey key{PlaceOf(sequence.dp), IdsOf(sequence, sequence.tokens() - 1, memory)};
+  const RadixKey key{PlaceOf(sequence.dp), IdsOf(sequence, sequence.sharable(), memory)};
   if (tree_.Match(key) * kPage <= sequence.cached) return 0;
   std::vector<int32_t> found;
   RadixNode* held = tree_.Lock(key, found);
@@ -192,7 +192,7 @@ size_t Scheduler::NextToAdmit() const {
   for (size_t i = 0; i < std::min(waiting_.size(), kLpmWindow); ++i) {
     const Sequence& next = *waiting_[i];
     for (int32_t group = 0; group < (rules_.places.empty() ? 1 : groups_); ++group) {
-      const int64_t hit = tree_.Match({PlaceOf(group), IdsOf(next, next.tokens() - 1, memory)});
+      const int64_t hit = tree_.Match({PlaceOf(group), IdsOf(next, next.sharable(), memory)});
       if (hit <= longest) continue;
       longest = hit;
       best = i;
@@ -259,6 +259,7 @@ Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
   whole_budget_ = budget_ = Budget();
   Batch batch;
   owners.clear();
+  logprob_rows_ = kPromptLogprobRows;
   // In order of admission: the oldest gets the budget first.
   for (const auto& sequence : running_) Put(*sequence, batch, owners);
   return batch;
@@ -286,14 +287,22 @@ void Scheduler::Put(Sequence& sequence, Batch& batch, std::vector<Sequence*>& ow
   extend.decode = extend.begin >= prompt_tokens;
   const int64_t all = extend.decode ? sequence.tokens() : prompt_tokens;
   // Decoding ones do not count into the budget.
-  const int64_t end = decoding ? all : extend.begin + std::min(all - extend.begin, budget_);
+  int64_t end = decoding ? all : extend.begin + std::min(all - extend.begin, budget_);
+  // A chunk wants the logits of all of its tokens, of few then, or of none before its last.
+  const int64_t wanted = sequence.wanted_row();
+  const bool every_row = wanted <= extend.begin;
+  end = std::min(end, every_row ? extend.begin + logprob_rows_ : wanted);
+  if (end == extend.begin) return;
+  if (every_row) logprob_rows_ -= end - extend.begin;
   if (!decoding) budget_ -= end - extend.begin;
   for (int64_t p = extend.begin; p < end; ++p) {
     extend.tokens.push_back(extend.decode ? sequence.output[static_cast<size_t>(p - prompt_tokens)]
                                           : sequence.request->prompt[static_cast<size_t>(p)]);
   }
   // The last token's logits give the next token; those before are not needed.
-  extend.logits = end == sequence.tokens() ? LogitsWanted::kLast : LogitsWanted::kNone;
+  extend.logits = every_row                  ? LogitsWanted::kAll
+                  : end == sequence.tokens() ? LogitsWanted::kLast
+                                             : LogitsWanted::kNone;
   extend.pages = sequence.pages;
   extend.dp = sequence.dp;
   batch.extends.push_back(std::move(extend));

@@ -8,6 +8,7 @@
 //   finished   gave its pages back; its result is on the way to the client
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <limits>
@@ -19,6 +20,7 @@
 
 #include "cache/page_pool.h"
 #include "cache/radix_cache.h"
+#include "engine/logit_changes.h"
 #include "engine/request.h"
 #include "kernels/op_table.h"
 #include "model/batch.h"
@@ -37,7 +39,12 @@ struct Sequence {
   int64_t shared = 0;
   RadixNode* held = nullptr;
   std::vector<int32_t> output;  // generated tokens, eos and stop tokens included
-  // The last of them is not known yet: the step that gives it runs, while the next is planned.
+  // Log-probabilities of the prompt, as far as they are known, and whether the client has them.
+  std::vector<TokenOutput> prompt_logprobs;
+  bool prompt_logprobs_sent = false;
+  std::unique_ptr<LogitChanges> changes;  // what these tokens do to the logits of the next
+  // The last of the output is not known yet: the step that gives it runs, while the next is
+  // planned.
   bool pending = false;
   int64_t cached = 0;      // tokens in the KV cache
   int64_t prompt_hit = 0;  // tokens of the prompt that it found there, before any retraction
@@ -55,6 +62,17 @@ struct Sequence {
   bool ending() const {
     return pending && static_cast<int64_t>(output.size()) >= request->sampling.max_new_tokens;
   }
+  // The position whose logits give the next log-probability of the prompt that is missing; none:
+  // a position that it will never have. It can't be taken from the prefix cache, nor what follows.
+  int64_t wanted_row() const {
+    const int64_t from = request->sampling.prompt_logprobs_from;
+    // Those of tokens that are cached, if they are not known, are under way.
+    const int64_t row = std::max(from + static_cast<int64_t>(prompt_logprobs.size()), cached);
+    const bool wanted = from >= 0 && !prompt_logprobs_sent && row < prompt_tokens() - 1;
+    return wanted ? row : std::numeric_limits<int64_t>::max();
+  }
+  // What of it may be taken from there: all but the last token, whose logits are needed.
+  int64_t sharable() const { return std::min(tokens() - 1, wanted_row()); }
   // What the next steps have to compute for it, as far as is known.
   int64_t tokens_ahead() const { return tokens() - cached; }
 };
@@ -63,6 +81,10 @@ struct Sequence {
 // the longest prefix in the cache among the first 128 (the first of equals), which may starve
 // others.
 enum class SchedulePolicy { kFcfs, kLpm };
+
+// Rows of logits of prompts in one step, over all sequences, for their log-probabilities: memory
+// for so many times the vocabulary.
+inline constexpr int64_t kPromptLogprobRows = 256;
 
 struct SchedulerLimits {
   // Tokens of a step, over all data-parallel groups, those of decoding sequences not counted;
@@ -201,6 +223,7 @@ class Scheduler {
   // Of the batch that was made last.
   int64_t whole_budget_ = 0;
   int64_t budget_ = 0;           // what is left of it
+  int64_t logprob_rows_ = 0;     // what is left of kPromptLogprobRows
   int64_t admitted_tokens_ = 0;  // what its newly admitted sequences have to compute
   double token_ns_ = 0.0;        // what one took in the last step that had any; 0: not known
   std::deque<std::unique_ptr<Sequence>> waiting_;

@@ -182,6 +182,39 @@ TEST(NativeApiTest, AStopStringIsCutAndNamed) {
   EXPECT_EQ(kept["text"], "Hello wo");
 }
 
+TEST(NativeApiTest, AStopRegexEndsTheAnswerWithItsMatch) {
+  Fixture fixture({.tokens = {300, 301, 302, 303}, .repeat = true});
+  const Json answer = fixture.Generate(
+      R"({"text": "hi", "sampling_params": {"max_new_tokens": 900, "stop": "zz",
+                                            "stop_regex": ["x+", "l. w", "^lo"]}})");
+  EXPECT_EQ(answer["text"], "Hello w") << "to the end of the match, not of its token";
+  EXPECT_EQ(Dump(answer["meta_info"]["finish_reason"]), R"({"type":"stop","matched":"l. w"})");
+  EXPECT_EQ(answer["meta_info"]["completion_tokens"], 3);
+  EXPECT_TRUE(fixture.engine.WaitForCancel(0));
+  // A stop string that comes first wins, and a match within min_new_tokens is none.
+  EXPECT_EQ(fixture.Generate(R"({"text": "hi", "sampling_params": {"max_new_tokens": 900,
+                                 "stop": "o", "stop_regex": "l. w"}})")["text"],
+            "Hell");
+  EXPECT_EQ(fixture.Generate(R"({"text": "hi", "sampling_params": {"max_new_tokens": 900,
+                                 "min_new_tokens": 4, "stop_regex": "He|l. w"}})")["text"],
+            "Hello worldHe");
+}
+
+TEST(NativeApiTest, LogprobsOfThePromptComeFromTheStartThatIsAskedFor) {
+  Fixture fixture(Hello());
+  const std::string request = R"({"input_ids": [5, 6, 7, 8], "return_logprob": true,
+      "logprob_start_len": 1, "top_logprobs_num": 1, "token_ids_logprob": [9])";
+  const Json meta = fixture.Generate(request + "}")["meta_info"];
+  EXPECT_EQ(Dump(meta["input_token_logprobs"]), "[[null,6,null],[-0.25,7,null],[-0.375,8,null]]");
+  EXPECT_EQ(Dump(meta["input_top_logprobs"]), "[null,[[-1.0,300,null]],[[-1.0,300,null]]]");
+  EXPECT_EQ(Dump(meta["input_token_ids_logprobs"]), "[null,[[-2.0,9,null]],[[-2.0,9,null]]]");
+  EXPECT_EQ(meta["output_token_logprobs"].size(), 5u);
+  const Json alone =
+      fixture.Generate(request + R"(, "sampling_params": {"max_new_tokens": 0}})")["meta_info"];
+  EXPECT_EQ(alone["input_token_logprobs"], meta["input_token_logprobs"]);
+  EXPECT_EQ(alone["output_token_logprobs"].size(), 0u);
+}
+
 TEST(NativeApiTest, SpecialTokensHaveTextOnlyIfAskedFor) {
   Fixture fixture({.tokens = {300, FakeTokenizer::kThinkEnd}});
   EXPECT_EQ(fixture.Generate(R"({"text": "hi"})")["text"], "Hel");

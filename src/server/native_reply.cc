@@ -54,9 +54,12 @@ NativeReply::NativeReply(NativeRequest request, const ServedModel& model, HttpRe
   for (size_t i = 0; i < choices(); ++i) {
     choices_.emplace_back(
         TextStream(model.tokenizer, {.stop = prompt(i).stop,
+                                     .stop_regex = prompt(i).stop_regex,
                                      .min_tokens = prompt(i).sampling.min_new_tokens,
                                      .skip_special = prompt(i).skip_special_tokens}));
     choices_[i].prompt_tokens = static_cast<int64_t>(prompt(i).tokens.size());
+    const int64_t from = prompt(i).sampling.prompt_logprobs_from;
+    if (from >= 0) choices_[i].first_input = prompt(i).tokens[static_cast<size_t>(from)];
   }
 }
 
@@ -79,10 +82,30 @@ void NativeReply::AddToken(size_t index, const TokenOutput& output) {
   if (sampling.logprobs < 0) return;
   ++choice.logprob_count;
   Append(choice.logprobs, LogprobText(output.token, output.logprob));
-  if (sampling.logprobs == 0) return;
-  std::string top;
-  for (const TokenLogprob& one : output.top) Append(top, LogprobText(one.token, one.logprob));
-  Append(choice.top_logprobs, Text("[", top, "]"));
+  if (sampling.logprobs > 0) Append(choice.top_logprobs, ListText(output.top));
+  if (!sampling.logprob_ids.empty()) Append(choice.id_logprobs, ListText(output.listed));
+}
+
+void NativeReply::AddInput(size_t index, const TokenOutput& output) {
+  Choice& choice = choices_[index];
+  if (output.prompt == nullptr || choice.first_input < 0) return;
+  // As in SGLang: the first token is named, and has no log-probability.
+  Json first = Json::parse(LogprobText(choice.first_input, 0));
+  first[0] = nullptr;
+  choice.input_logprobs = Dump(first);
+  choice.input_top_logprobs = "null";
+  choice.input_id_logprobs = "null";
+  for (const TokenOutput& one : *output.prompt) {
+    Append(choice.input_logprobs, LogprobText(one.token, one.logprob));
+    Append(choice.input_top_logprobs, ListText(one.top));
+    Append(choice.input_id_logprobs, ListText(one.listed));
+  }
+}
+
+std::string NativeReply::ListText(const std::vector<TokenLogprob>& list) const {
+  std::string out;
+  for (const TokenLogprob& one : list) Append(out, LogprobText(one.token, one.logprob));
+  return Text("[", out, "]");
 }
 
 std::string NativeReply::LogprobText(int32_t token, double logprob) const {
@@ -96,13 +119,14 @@ void NativeReply::AddText(Choice& choice, const TextPiece& piece) {
 }
 
 void NativeReply::TakeToken(size_t index, const TokenOutput& output) {
+  AddInput(index, output);
   if (prompt(index).prefill_only) return;  // its end follows
   Choice& choice = choices_[index];
   AddToken(index, output);
   AddText(choice, choice.text.Push(output.token));
   if (choice.text.stopped()) {
     const std::string& stop = choice.text.stop();
-    if (prompt(index).no_stop_trim) choice.answer += JsonInside(stop);
+    if (prompt(index).no_stop_trim) choice.answer += JsonInside(choice.text.cut());
     EndChoice(index, {{"type", "stop"}, {"matched", stop}});
   } else if (stream() && ++choice.since_event >= prompt(index).stream_interval) {
     choice.since_event = 0;
@@ -113,6 +137,7 @@ void NativeReply::TakeToken(size_t index, const TokenOutput& output) {
 void NativeReply::TakeEnd(size_t index, const RequestResult& result) {
   Choice& choice = choices_[index];
   const NativePrompt& options = prompt(index);
+  AddInput(index, result.stop_token);
   if (options.prefill_only) {
     EndChoice(index, {{"type", "length"}, {"length", 0}});
     return;
@@ -162,12 +187,19 @@ std::string NativeReply::ChoiceText(size_t index) const {
   std::string meta_text = Dump(meta);
   if (options.sampling.logprobs >= 0) {
     meta_text.pop_back();  // the brace
-    // The prompt has none: see logprob_start_len.
-    meta_text += Text(R"(,"input_token_logprobs":[],"output_token_logprobs":[)", choice.logprobs,
-                      R"(],"output_token_logprobs_length":)", choice.logprob_count);
+    const auto add = [&](const char* name, const std::string& list) {
+      meta_text += Text(",\"", name, "\":[", list, "]");
+    };
+    add("input_token_logprobs", choice.input_logprobs);
+    add("output_token_logprobs", choice.logprobs);
+    meta_text += Text(R"(,"output_token_logprobs_length":)", choice.logprob_count);
     if (options.sampling.logprobs > 0) {
-      meta_text +=
-          Text(R"(,"input_top_logprobs":[],"output_top_logprobs":[)", choice.top_logprobs, "]");
+      add("input_top_logprobs", choice.input_top_logprobs);
+      add("output_top_logprobs", choice.top_logprobs);
+    }
+    if (!options.sampling.logprob_ids.empty()) {
+      add("input_token_ids_logprobs", choice.input_id_logprobs);
+      add("output_token_ids_logprobs", choice.id_logprobs);
     }
     meta_text += "}";
   }

@@ -38,6 +38,10 @@ class NativeReply : public Reply {
     std::string ids;           // the inside of a list, as are the next two
     std::string logprobs;      // [logprob, id, text or null]
     std::string top_logprobs;  // lists of those
+    std::string id_logprobs;   // the same, of token_ids_logprob
+    // The same of the prompt, from logprob_start_len on.
+    std::string input_logprobs, input_top_logprobs, input_id_logprobs;
+    int32_t first_input = -1;  // the first of these tokens, which has none
     int64_t logprob_count = 0;
     int64_t since_event = 0;  // tokens
     Json finish_reason;       // null while it runs
@@ -57,6 +61,10 @@ class NativeReply : public Reply {
   }
   // Adds a token to the lists of ids and log-probabilities.
   void AddToken(size_t index, const TokenOutput& output);
+  // Fills the lists of the prompt, if the token brings them.
+  void AddInput(size_t index, const TokenOutput& output);
+  // "[[logprob, id, text or null],...]"
+  std::string ListText(const std::vector<TokenLogprob>& list) const;
   void EndChoice(size_t index, Json finish_reason);
   // What was held back: at the end of the answer.
   void AddText(Choice& choice, const TextPiece& piece);

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "server/field_reader.h"
+#include "server/sampling_fields.h"
 
 namespace causeway {
 namespace {
@@ -17,6 +18,7 @@ constexpr int64_t kDefault = -1;
 constexpr int64_t kWhatIsLeft = -2;
 constexpr int64_t kMaxStops = 32;
 constexpr int64_t kMaxTopLogprobs = 128;
+constexpr size_t kMaxLogprobIds = 1024;
 constexpr size_t kMaxRidBytes = 512;
 constexpr double kMaxTemperature = 100;
 // Below this SGLang takes the most likely token.
@@ -132,12 +134,15 @@ class Parser {
     reader.Number("top_p", {.max = 1, .above_min = true}, sampling.top_p);
     reader.Integer("top_k", -1, kNoLimit, sampling.top_k);
     reader.Number("min_p", {.max = 1}, sampling.min_p);
+    ReadPenalties(reader, model_, sampling);
     reader.Bool("ignore_eos", sampling.ignore_eos);
     reader.Integer("n", 1, kMaxChoicesPerPrompt, prompt.n);
     int64_t seed = 0;
     if (reader.Integer("sampling_seed", std::numeric_limits<int64_t>::min(), kNoLimit, seed)) {
       prompt.seed = static_cast<uint64_t>(seed);
     }
+    ReadConstraint(reader, model_, {.json_schema = true}, error_, sampling);
+    prompt.stop_regex = ReadStopRegexes(reader);
     prompt.stop = ReadStopStrings(reader, "stop", kMaxStops);
     sampling.stop_token_ids = ReadStopTokens(reader, "stop_token_ids", model_.vocab_size);
     reader.Bool("no_stop_trim", prompt.no_stop_trim);
@@ -146,15 +151,8 @@ class Parser {
 
     reader.Ignore({"custom_params"});
     reader.NeutralOnly("spaces_between_special_tokens", {true});
-    reader.NeutralOnly("frequency_penalty", {0});
-    reader.NeutralOnly("presence_penalty", {0});
-    reader.NeutralOnly("repetition_penalty", {1});
-    reader.NeutralOnly("logit_bias", {Json::object()});
-    reader.NeutralOnly("stop_regex", {Json::array(), ""});
     reader.NeutralOnly("beam_width", {1});
-    for (const char* name : {"json_schema", "regex", "ebnf", "structural_tag"}) {
-      reader.NeutralOnly(name, {""});
-    }
+    reader.NeutralOnly("structural_tag", {""});
     reader.NeutralOnly("watermark");
   }
 
@@ -187,22 +185,45 @@ class Parser {
       }
     });
     EachPrompt("logprob_start_len", [&](size_t i, const Json& value) {
-      const NativePrompt& prompt = out_.prompts[i];
+      NativePrompt& prompt = out_.prompts[i];
       const auto length = static_cast<int64_t>(prompt.tokens.size());
-      if (value.is_number_integer() &&
-          (value.get<int64_t>() == -1 || value.get<int64_t>() == length)) {
+      if (!value.is_number_integer() || value.get<int64_t>() < -1 ||
+          value.get<int64_t>() > length) {
+        fields_.Fail("logprob_start_len",
+                     Text("logprob_start_len is ", DescribeJson(value),
+                          "; expected an integer -1 to ", length, ", the prompt's length"));
         return;
       }
-      // Without log-probabilities the number means nothing.
-      if (value.is_number_integer() && prompt.sampling.logprobs < 0) return;
-      fields_.Fail(
-          "logprob_start_len",
-          Text("logprob_start_len is ", DescribeJson(value), "; log-probabilities of the ", length,
-               " prompt tokens are not supported, only those of the answer: send -1", " or ",
-               length),
-          "unsupported_parameter");
+      // Without log-probabilities the number means nothing; at the end there are none.
+      if (prompt.sampling.logprobs >= 0 && value.get<int64_t>() < length) {
+        prompt.sampling.prompt_logprobs_from = value.get<int64_t>();
+      }
     });
-    fields_.NeutralOnly("token_ids_logprob", {Json::array()});
+    ReadLogprobIds();
+  }
+
+  // A list of ids for all prompts, or a list of such lists.
+  void ReadLogprobIds() {
+    constexpr const char* kName = "token_ids_logprob";
+    const Json* value = fields_.Any(kName);
+    if (value == nullptr) return;
+    const bool lists = value->is_array() && !value->empty() && !value->front().is_number();
+    if (!value->is_array() || (lists && value->size() != out_.prompts.size())) {
+      fields_.Fail(kName, Text(kName, " is ", DescribeJson(*value),
+                               "; expected a list of token ids, or one for each prompt"));
+      return;
+    }
+    for (size_t i = 0; i < out_.prompts.size(); ++i) {
+      const Json& ids = lists ? (*value)[i] : *value;
+      if (ids.is_null()) continue;
+      if (!ids.is_array() || ids.size() > kMaxLogprobIds) {
+        fields_.Fail(kName, Text(kName, " holds ", DescribeJson(ids), "; expected at most ",
+                                 kMaxLogprobIds, " token ids"));
+        return;
+      }
+      out_.prompts[i].sampling.logprob_ids =
+          ReadTokens(fields_, kName, ids, lists ? Where(kName, i) : kName, model_.vocab_size);
+    }
   }
 
   void RefuseUnsupported() {

@@ -10,6 +10,7 @@
 #include "engine/request.h"
 #include "server/api_error.h"
 #include "server/request_fields.h"
+#include "server/text_stream.h"
 
 namespace causeway {
 
@@ -18,6 +19,7 @@ struct NativePrompt {
   std::vector<int32_t> tokens;
   SamplingParams sampling;  // logprobs >= 0 where return_logprob is set
   std::vector<std::string> stop;
+  std::vector<StopRegex> stop_regex;
   bool no_stop_trim = false;
   bool skip_special_tokens = true;
   int64_t stream_interval = 1;  // tokens from one event to the next

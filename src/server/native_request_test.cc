@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "server/fake_tokenizer.h"
+#include "server/grammar_store.h"
 
 namespace causeway {
 namespace {
@@ -12,13 +13,19 @@ const FakeTokenizer& Fake() {
   return tokenizer;
 }
 
+GrammarStore& Grammars() {
+  static GrammarStore grammars(Fake());
+  return grammars;
+}
+
 ServedModel Model() {
   return {.name = "served",
           .tokenizer = Fake(),
           .context_length = 300,
           .vocab_size = FakeTokenizer::kVocabulary,
           .bos_token = FakeTokenizer::kBos,
-          .max_choices = 8};
+          .max_choices = 8,
+          .grammars = &Grammars()};
 }
 
 NativeRequest Parse(const std::string& body) {
@@ -69,6 +76,8 @@ TEST(NativeRequestTest, EverySamplingParameterReachesTheEngine) {
   const NativeRequest request = Parse(R"({"text": "a", "sampling_params": {
       "max_new_tokens": 9, "min_new_tokens": 2, "temperature": 0.5, "top_p": 0.75, "top_k": 4,
       "min_p": 0.125, "ignore_eos": true, "stop": ["x", "y"], "stop_token_ids": [3, 4],
+      "frequency_penalty": -0.5, "presence_penalty": 2, "repetition_penalty": 1.5,
+      "logit_bias": {"5": -100, "399": 0.5},
       "sampling_seed": -1, "n": 2, "no_stop_trim": true, "skip_special_tokens": false,
       "stream_interval": 5}, "stream": true, "return_logprob": true, "top_logprobs_num": 3,
       "logprob_start_len": -1, "return_text_in_logprobs": true})");
@@ -82,6 +91,13 @@ TEST(NativeRequestTest, EverySamplingParameterReachesTheEngine) {
   EXPECT_TRUE(prompt.sampling.ignore_eos);
   EXPECT_EQ(prompt.sampling.stop_token_ids, std::vector<int32_t>({3, 4}));
   EXPECT_EQ(prompt.sampling.logprobs, 3);
+  EXPECT_EQ(prompt.sampling.frequency_penalty, -0.5);
+  EXPECT_EQ(prompt.sampling.presence_penalty, 2);
+  EXPECT_EQ(prompt.sampling.repetition_penalty, 1.5);
+  ASSERT_EQ(prompt.sampling.logit_bias.size(), 2u);
+  EXPECT_EQ(prompt.sampling.logit_bias[0].token, 5);
+  EXPECT_EQ(prompt.sampling.logit_bias[0].bias, -100);
+  EXPECT_EQ(prompt.sampling.logit_bias[1].token, 399);
   EXPECT_EQ(prompt.stop, std::vector<std::string>({"x", "y"}));
   EXPECT_TRUE(prompt.no_stop_trim);
   EXPECT_FALSE(prompt.skip_special_tokens);
@@ -90,6 +106,38 @@ TEST(NativeRequestTest, EverySamplingParameterReachesTheEngine) {
   EXPECT_TRUE(request.stream);
   EXPECT_TRUE(request.list) << "two answers";
   EXPECT_EQ(request.seeds, std::vector<uint64_t>({~uint64_t{0}, 0}));
+}
+
+TEST(NativeRequestTest, ConstraintsBecomeGrammars) {
+  for (const char* params :
+       {R"({"regex": "a|b"})", R"({"json_schema": "{\"type\": \"object\"}"})",
+        R"({"json_schema": {"type": "object"}})", R"({"ebnf": "root ::= [a-z]"})"}) {
+    EXPECT_NE(Parse(Text(R"({"text": "a", "sampling_params": )", params, "}"))
+                  .prompts[0]
+                  .sampling.grammar,
+              nullptr)
+        << params;
+  }
+  const NativeRequest request =
+      Parse(R"({"text": "a", "sampling_params": {"stop_regex": ["a+b", "c"]}})");
+  EXPECT_EQ(request.prompts[0].stop_regex.size(), 2u);
+}
+
+TEST(NativeRequestTest, LogprobsOfThePromptBeginWhereTheyAreAskedFor) {
+  const auto from = [](const std::string& fields) {
+    return Parse(Text(R"({"text": "ab")", fields, "}")).prompts[0].sampling.prompt_logprobs_from;
+  };
+  EXPECT_EQ(from(""), -1);
+  EXPECT_EQ(from(R"(, "return_logprob": true)"), -1);
+  EXPECT_EQ(from(R"(, "logprob_start_len": 1)"), -1) << "no log-probabilities at all";
+  EXPECT_EQ(from(R"(, "return_logprob": true, "logprob_start_len": 0)"), 0);
+  EXPECT_EQ(from(R"(, "return_logprob": true, "logprob_start_len": 2)"), 2);
+  EXPECT_EQ(from(R"(, "return_logprob": true, "logprob_start_len": 3)"), -1) << "there are none";
+  const NativeRequest both = Parse(R"({"text": ["a", "b"], "token_ids_logprob": [5, 6]})");
+  EXPECT_EQ(both.prompts[1].sampling.logprob_ids, std::vector<int32_t>({5, 6}));
+  const NativeRequest each = Parse(R"({"text": ["a", "b"], "token_ids_logprob": [[5], null]})");
+  EXPECT_EQ(each.prompts[0].sampling.logprob_ids, std::vector<int32_t>{5});
+  EXPECT_TRUE(each.prompts[1].sampling.logprob_ids.empty());
 }
 
 TEST(NativeRequestTest, ListsGiveEachPromptItsOwnValue) {
@@ -173,6 +221,10 @@ TEST(NativeRequestTest, WhatIsWrongIsNamed) {
       {R"({"text": "a", "sampling_params": [{}]})", "sampling_params", "one prompt"},
       {R"({"text": ["a", "b"], "sampling_params": [{}]})", "sampling_params", "list of 2"},
       {R"({"text": "a", "sampling_params": {"top_p": 2}})", "sampling_params.top_p", "at most 1"},
+      {R"({"text": "a", "sampling_params": {"frequency_penalty": 2.1}})",
+       "sampling_params.frequency_penalty", "is 2.1; expected a number -2 to 2"},
+      {R"({"text": "a", "sampling_params": {"logit_bias": {"-1": 1}}})",
+       "sampling_params.logit_bias", "expected a token id 0 to 399"},
       {R"({"text": "a", "sampling_params": {"max_tokens": 2}})", "sampling_params.max_tokens",
        "unknown"},
       {R"({"text": ["a", "b"], "sampling_params": [{}, {"top_k": -2}]})",
@@ -180,19 +232,30 @@ TEST(NativeRequestTest, WhatIsWrongIsNamed) {
       {R"({"text": ["a", "b"], "sampling_params": [{}, {"n": 2}]})", "sampling_params[1].n",
        "the same"},
       {R"({"text": ["a", "b", "c"], "sampling_params": {"n": 3}})", "sampling_params", "at most 8"},
-      {R"({"text": "a", "sampling_params": {"regex": "a+"}})", "sampling_params.regex",
-       "not supported"},
-      {R"({"text": "a", "sampling_params": {"json_schema": "{}"}})", "sampling_params.json_schema",
-       "not supported"},
+      {R"({"text": "a", "sampling_params": {"regex": "(a"}})", "sampling_params.regex",
+       "no closing )"},
+      {R"({"text": "a", "sampling_params": {"json_schema": "{"}})", "sampling_params.json_schema",
+       "not valid JSON"},
+      {R"({"text": "a", "sampling_params": {"json_schema": "{\"type\": \"x\"}"}})",
+       "sampling_params.json_schema", "#: type is"},
+      {R"({"text": "a", "sampling_params": {"json_schema": "{}", "regex": "a"}})",
+       "sampling_params.regex", "send one of them"},
+      {R"({"text": "a", "sampling_params": {"structural_tag": "{}"}})",
+       "sampling_params.structural_tag", "not supported"},
       {R"({"text": "a", "sampling_params": {"max_new_tokens": 299}})", "sampling_params",
        "at most 298"},
       {R"({"text": "a", "sampling_params": {"max_new_tokens": 2, "min_new_tokens": 3}})",
        "sampling_params", "more than"},
-      {R"({"text": "a", "return_logprob": true, "logprob_start_len": 0})", "logprob_start_len",
-       "send -1 or 2"},
+      {R"({"text": "a", "return_logprob": true, "logprob_start_len": 3})", "logprob_start_len",
+       "logprob_start_len is 3; expected an integer -1 to 2, the prompt's length"},
+      {R"({"text": "a", "return_logprob": true, "logprob_start_len": -2})", "logprob_start_len",
+       "-1 to 2"},
       {R"({"text": "a", "return_logprob": 1})", "return_logprob", "true or false"},
       {R"({"text": "a", "top_logprobs_num": 129})", "top_logprobs_num", "0 to 128"},
-      {R"({"text": "a", "token_ids_logprob": [1]})", "token_ids_logprob", "not supported"},
+      {R"({"text": "a", "token_ids_logprob": 1})", "token_ids_logprob", "a list of token ids"},
+      {R"({"text": "a", "token_ids_logprob": [400]})", "token_ids_logprob", "0 to 399"},
+      {R"({"text": ["a", "b"], "token_ids_logprob": [[1]]})", "token_ids_logprob",
+       "one for each prompt"},
       {R"({"text": "a", "lora_path": "x"})", "lora_path", "not supported"},
       {R"({"text": "a", "image_data": "x"})", "image_data", "not supported"},
       {R"({"text": "a", "bootstrap_room": 3})", "bootstrap_room", "not supported"},

@@ -140,6 +140,54 @@ TEST(OpenAiApiTest, ACompletionHasOpenAisShape) {
   EXPECT_EQ(requests[0].sampling.max_new_tokens, 16);
 }
 
+TEST(OpenAiApiTest, AStopStringStaysInTheAnswerIfAskedFor) {
+  Fixture fixture(Hello());
+  EXPECT_EQ(fixture.Completion(R"("stop": "o w")")["choices"][0]["text"], "Hell");
+  for (const char* name : {"no_stop_trim", "include_stop_str_in_output"}) {
+    const Json choice =
+        fixture.Completion(Text(R"("stop": "o w", ")", name, R"(": true)"))["choices"][0];
+    EXPECT_EQ(choice["text"], "Hello w");
+    EXPECT_EQ(choice["finish_reason"], "stop");
+  }
+  std::string streamed;
+  for (const Json& event :
+       fixture.Events(kCompletions,
+                      R"({"prompt": "a", "stop": "o w", "no_stop_trim": true, "stream": true})")) {
+    streamed += event["choices"][0]["text"].get<std::string>();
+  }
+  EXPECT_EQ(streamed, "Hello w");
+}
+
+TEST(OpenAiApiTest, EchoWithLogprobsHasThoseOfThePrompt) {
+  Fixture fixture(Hello());
+  const auto logprobs = [&](const std::string& prompt) {
+    const Json choice = Json(fixture.Answer(
+        kCompletions, Text(R"({"echo": true, "logprobs": 1, "max_tokens": 2, "prompt": )", prompt,
+                           "}")))["choices"][0];
+    EXPECT_TRUE(choice["text"].get<std::string>().ends_with("Hello"));
+    return choice["logprobs"];
+  };
+  // The BOS token is in front of the text, and not in it.
+  const Json text = logprobs("\"hi\"");
+  EXPECT_EQ(Dump(text["tokens"]), R"(["h","i","Hel","lo"])");
+  EXPECT_EQ(Dump(text["token_logprobs"]), "[-0.125,-0.25,-0.5,-0.5]");
+  EXPECT_EQ(Dump(text["text_offset"]), "[0,1,2,5]");
+  EXPECT_EQ(text["top_logprobs"].size(), 4u);
+  // Ids are taken as they are: nothing comes before the first.
+  const Json ids = logprobs("[303, 302]");
+  EXPECT_EQ(Dump(ids["tokens"]), R"(["ld"," wor","Hel","lo"])");
+  EXPECT_EQ(Dump(ids["token_logprobs"]), "[null,-0.125,-0.5,-0.5]");
+  EXPECT_EQ(Dump(ids["text_offset"]), "[0,2,6,9]");
+  EXPECT_TRUE(ids["top_logprobs"][0].is_null());
+}
+
+TEST(OpenAiApiTest, SpecialTokensHaveTextOnlyIfAskedFor) {
+  Fixture fixture({.tokens = {300, FakeTokenizer::kBos, 301}});
+  EXPECT_EQ(fixture.Completion(R"("seed": 1)")["choices"][0]["text"], "Hello");
+  EXPECT_EQ(fixture.Completion(R"("skip_special_tokens": false)")["choices"][0]["text"],
+            "Hel<bos>lo");
+}
+
 TEST(OpenAiApiTest, AChatHasOpenAisShape) {
   Fixture fixture(Hello());
   const Json answer = fixture.Chat(R"("max_tokens": 3)");

@@ -25,14 +25,17 @@ OpenAiReply::OpenAiReply(std::string id, OpenAiRequest request, const ServedMode
       request_(std::move(request)),
       model_(model),
       created_(static_cast<int64_t>(std::time(nullptr))) {
+  for (const auto& prompt : request_.prompts) first_tokens_.push_back(prompt.front());
   choices_.reserve(request_.choices());
   for (size_t i = 0; i < request_.choices(); ++i) {
     // Each choice has a text stream of its own: half a character, or half a stop string, of one
     // says nothing about the others.
     choices_.emplace_back(TextStream(
         model.tokenizer, {.stop = request_.stop,
+                          .stop_regex = request_.stop_regex,
                           .min_tokens = request_.sampling.min_new_tokens,
                           .reasoning = request_.reasoning,
+                          .skip_special = request_.skip_special_tokens,
                           .keep_special = request_.answer.tools ? &IsToolMark : nullptr}));
     if (chat()) choices_.back().chat.emplace(request_.answer);
   }
@@ -50,8 +53,25 @@ Request OpenAiReply::EngineRequest(size_t index) {
   return out;
 }
 
+void OpenAiReply::TakePrompt(size_t index, const TokenOutput& output) {
+  if (output.prompt == nullptr || request_.echo.empty()) return;
+  const size_t prompt = index / static_cast<size_t>(request_.n);
+  std::vector<Logprob>& logprobs = choices_[index].logprobs;
+  Detokenizer text(model_.tokenizer);
+  int64_t offset = -CountCharacters(request_.echo[prompt]);
+  if (!request_.hidden_bos[prompt]) {
+    logprobs.push_back({{.token = first_tokens_[prompt]}, offset, /*none=*/true});
+    offset += CountCharacters(text.Push(first_tokens_[prompt]));
+  }
+  for (const TokenOutput& one : *output.prompt) {
+    logprobs.push_back({one, std::min<int64_t>(offset, 0)});
+    offset += CountCharacters(text.Push(one.token));
+  }
+}
+
 void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
   Choice& choice = choices_[index];
+  TakePrompt(index, output);
   if (request_.sampling.logprobs >= 0) {
     // The offset is taken before the token's text is pushed: it is where this token begins.
     choice.logprobs.push_back({output, choice.text.characters()});
@@ -64,18 +84,22 @@ void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
     return;
   }
   // Tokens of which nothing is returned are not reported either.
-  const int64_t end = choice.text.returned_characters();
+  const int64_t end = choice.text.returned_characters() +
+                      (request_.no_stop_trim ? CountCharacters(choice.text.cut()) : 0);
   while (!choice.logprobs.empty() && choice.logprobs.back().offset >= end) {
     choice.logprobs.pop_back();
   }
   // The matcher for </think> may hold text back that now can't become it.
   piece.Append(choice.text.Flush());
+  if (request_.no_stop_trim) piece.content += choice.text.cut();
   EndChoice(index, "stop", std::move(piece));
 }
 
 void OpenAiReply::TakeEnd(size_t index, const RequestResult& result) {
   Choice& choice = choices_[index];
+  TakePrompt(index, result.stop_token);
   TextPiece tail = choice.text.Flush();
+  if (request_.no_stop_trim) tail.content += choice.text.cut();
   const bool stopped = choice.text.stopped() || result.reason == FinishReason::kStop;
   const bool aborted = result.reason == FinishReason::kCancelled;
   EndChoice(index, stopped ? "stop" : aborted ? "abort" : "length", std::move(tail));
@@ -218,9 +242,14 @@ Json OpenAiReply::Logprobs(Choice& choice) const {
   const int64_t base = request_.echo.empty() ? 0 : CountCharacters(request_.echo[prompt]);
   for (const Logprob& one : logprobs) {
     out["text_offset"].push_back(base + one.offset);
-    out["token_logprobs"].push_back(std::max(one.token.logprob, kLeastLogprob));
+    out["token_logprobs"].push_back(one.none ? Json()
+                                             : Json(std::max(one.token.logprob, kLeastLogprob)));
     out["tokens"].push_back(LegacyToken(one.token.token));
     if (request_.sampling.logprobs == 0) continue;
+    if (one.none) {
+      out["top_logprobs"].push_back(nullptr);
+      continue;
+    }
     Json top = Json::object();
     for (const TokenLogprob& entry : one.token.top) {
       top[LegacyToken(entry.token)] = std::max(entry.logprob, kLeastLogprob);

@@ -13,6 +13,7 @@
 #include "server/openai_request.h"
 #include "server/reply.h"
 #include "server/text_stream.h"
+#include "text/detokenizer.h"
 
 namespace causeway {
 
@@ -28,7 +29,8 @@ class OpenAiReply : public Reply {
  private:
   struct Logprob {
     TokenOutput token;
-    int64_t offset;  // characters of the answer before it
+    int64_t offset;     // characters of the answer before it; below 0 in the prompt
+    bool none = false;  // a prompt's first token has no log-probability
   };
   struct Choice {
     explicit Choice(TextStream stream) : text(std::move(stream)) {}
@@ -40,6 +42,8 @@ class OpenAiReply : public Reply {
     bool started = false;           // something of it has been streamed
   };
 
+  // Puts the prompt's log-probabilities first, if the token brings them.
+  void TakePrompt(size_t index, const TokenOutput& output);
   void TakeToken(size_t index, const TokenOutput& output) override;
   void TakeEnd(size_t index, const RequestResult& result) override;
   void Complete() override;
@@ -66,6 +70,7 @@ class OpenAiReply : public Reply {
   OpenAiRequest request_;
   const ServedModel& model_;
   const int64_t created_;
+  std::vector<int32_t> first_tokens_;  // of the prompts
   std::vector<Choice> choices_;
 };
 

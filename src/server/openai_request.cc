@@ -8,6 +8,7 @@
 
 #include "server/field_reader.h"
 #include "server/openai_tools.h"
+#include "server/sampling_fields.h"
 
 namespace causeway {
 namespace {
@@ -38,6 +39,7 @@ class Parser {
     } else {
       ReadCompletion();
     }
+    ReadConstrained();
     // After the known fields, so that these calls name the rest of what OpenAI's clients may send;
     // then Finish() refuses what is left.
     RefuseUnsupported();
@@ -67,6 +69,7 @@ class Parser {
     fields_.Number("top_p", {.max = 1, .above_min = true}, sampling.top_p);
     fields_.Integer("top_k", -1, kNoLimit, sampling.top_k);
     fields_.Number("min_p", {.max = 1}, sampling.min_p);
+    ReadPenalties(fields_, model_, sampling);
     fields_.Integer("min_tokens", 0, kNoLimit, sampling.min_new_tokens);
     fields_.Bool("ignore_eos", sampling.ignore_eos);
     fields_.Integer("n", 1, kMaxChoicesPerPrompt, out_.n);
@@ -92,8 +95,26 @@ class Parser {
   }
 
   void ReadStop() {
+    fields_.Bool("skip_special_tokens", out_.skip_special_tokens);
+    // SGLang's name and vLLM's.
+    fields_.Bool("no_stop_trim", out_.no_stop_trim);
+    fields_.Bool("include_stop_str_in_output", out_.no_stop_trim);
+    out_.stop_regex = ReadStopRegexes(fields_);
     out_.stop = ReadStopStrings(fields_, "stop", kMaxStops);
     out_.sampling.stop_token_ids = ReadStopTokens(fields_, "stop_token_ids", model_.vocab_size);
+  }
+
+  // In thinking mode it is the content that the constraint is about, after </think>.
+  void ReadConstrained() {
+    ReadConstraint(fields_, model_, {.response_format = true}, error_, out_.sampling);
+    if (out_.sampling.grammar == nullptr || out_.reasoning != ReasoningStart::kReasoning) return;
+    const std::optional<int32_t> end = model_.tokenizer.TokenId("</think>");
+    if (!end) {
+      fields_.Fail("response_format",
+                   "a constrained answer after reasoning needs a tokenizer with a token </think>");
+    } else {
+      out_.sampling.grammar_after = *end;
+    }
   }
 
   void ReadStream() {
@@ -113,9 +134,12 @@ class Parser {
   void AddPrompt(const Json& prompt, const std::string& where, bool echo) {
     std::vector<int32_t> ids;
     std::string text;
+    bool hidden = false;  // its BOS token
     if (prompt.is_string()) {
       text = prompt.get<std::string>();
       ids = EncodePrompt(model_, text);
+      hidden =
+          model_.bos_token >= 0 && !text.starts_with(model_.tokenizer.TokenBytes(model_.bos_token));
     } else if (prompt.is_array()) {
       ids = ReadTokens(fields_, "prompt", prompt, where, model_.vocab_size);
       // Ids have no text of their own: what they stand for is echoed.
@@ -126,15 +150,16 @@ class Parser {
     }
     if (ids.empty()) fields_.Fail("prompt", Text(where, " is empty"));
     out_.prompts.push_back(std::move(ids));
-    if (echo) out_.echo.push_back(std::move(text));
+    if (!echo) return;
+    out_.echo.push_back(std::move(text));
+    out_.hidden_bos.push_back(hidden);
   }
 
   void ReadCompletion() {
     bool echo = false;
     fields_.Bool("echo", echo);
     if (fields_.Integer("logprobs", 0, kMaxLogprobs, out_.sampling.logprobs) && echo) {
-      fields_.Fail("echo", "echo together with logprobs is not supported yet",
-                   "unsupported_parameter");
+      out_.sampling.prompt_logprobs_from = 0;
     }
     const Json* prompt = fields_.Any("prompt");
     if (prompt == nullptr) {
@@ -216,21 +241,13 @@ class Parser {
   void RefuseUnsupported() {
     fields_.Ignore({"user", "metadata", "store", "service_tier", "safety_identifier",
                     "prompt_cache_key", "prompt_cache_retention"});
-    fields_.NeutralOnly("presence_penalty", {0});
-    fields_.NeutralOnly("frequency_penalty", {0});
-    fields_.NeutralOnly("repetition_penalty", {1});
     fields_.NeutralOnly("length_penalty", {1});
-    fields_.NeutralOnly("logit_bias", {Json::object()});
-    fields_.NeutralOnly("response_format", {Json{{"type", "text"}}});
-    fields_.NeutralOnly("skip_special_tokens", {true});
     fields_.NeutralOnly("spaces_between_special_tokens", {true});
-    fields_.NeutralOnly("include_stop_str_in_output", {false});
-    fields_.NeutralOnly("no_stop_trim", {false});
     fields_.NeutralOnly("add_special_tokens", {out_.endpoint == Endpoint::kCompletions});
     fields_.NeutralOnly("use_beam_search", {false});
     fields_.NeutralOnly("return_hidden_states", {false});
-    for (const char* name : {"regex", "ebnf", "json_schema", "structural_tag", "stop_regex",
-                             "lora_path", "logits_processors", "truncate_prompt_tokens"}) {
+    for (const char* name : {"json_schema", "structural_tag", "lora_path", "logits_processors",
+                             "truncate_prompt_tokens"}) {
       fields_.NeutralOnly(name);
     }
     if (out_.endpoint == Endpoint::kCompletions) {

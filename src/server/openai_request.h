@@ -13,6 +13,7 @@
 #include "server/field_reader.h"
 #include "server/json.h"
 #include "server/request_fields.h"
+#include "server/text_stream.h"
 #include "text/chat_format.h"
 
 namespace causeway {
@@ -24,9 +25,13 @@ struct OpenAiRequest {
   Endpoint endpoint = Endpoint::kCompletions;
   std::vector<std::vector<int32_t>> prompts;  // one for chat
   std::vector<std::string> echo;              // per prompt, its text; empty unless asked for
+  std::vector<bool> hidden_bos;               // per prompt: its first token is not in that text
   SamplingParams sampling;                    // logprobs >= 0 also for a bare "logprobs": true
   std::vector<uint64_t> seeds;                // [prompt * n + i]
   std::vector<std::string> stop;
+  std::vector<StopRegex> stop_regex;
+  bool no_stop_trim = false;        // the answer includes the stop string
+  bool skip_special_tokens = true;  // special tokens have no text
   int64_t n = 1;
   ReasoningStart reasoning = ReasoningStart::kContent;
   ChatAnswerOptions answer;

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "server/fake_tokenizer.h"
+#include "server/grammar_store.h"
 #include "server/string_matcher.h"
 #include "server/text_stream.h"
 
@@ -18,6 +19,11 @@ const FakeTokenizer& Fake() {
   return tokenizer;
 }
 
+GrammarStore& Grammars() {
+  static GrammarStore grammars(Fake());
+  return grammars;
+}
+
 ServedModel Model() {
   return {.name = "served",
           .tokenizer = Fake(),
@@ -25,7 +31,8 @@ ServedModel Model() {
           .context_length = 1000,
           .vocab_size = FakeTokenizer::kVocabulary,
           .bos_token = FakeTokenizer::kBos,
-          .max_choices = 8};
+          .max_choices = 8,
+          .grammars = &Grammars()};
 }
 
 OpenAiRequest Parse(Endpoint endpoint, const std::string& body) {
@@ -57,6 +64,60 @@ void ExpectRefused(Endpoint endpoint, const std::string& body, const BadCase& ba
   EXPECT_EQ(error->param, bad.param) << body << ": " << error->message;
   EXPECT_EQ(error->http_status, bad.status) << body;
   EXPECT_NE(error->message.find(bad.message), std::string::npos) << body << ": " << error->message;
+}
+
+TEST(OpenAiRequestTest, PenaltiesBiasAndTextOptionsReachTheirPlaces) {
+  for (const Endpoint endpoint : {Endpoint::kCompletions, Endpoint::kChat}) {
+    const std::string prompt = endpoint == Endpoint::kChat
+                                   ? R"("messages": [{"role": "user", "content": "a"}])"
+                                   : R"("prompt": "a")";
+    OpenAiRequest request;
+    const auto error = ParseOpenAiRequest(
+        endpoint, Text("{", prompt, R"(, "frequency_penalty": 1, "presence_penalty": -2,
+            "repetition_penalty": 0.5, "logit_bias": {"7": 100}, "skip_special_tokens": false,
+            "include_stop_str_in_output": true})"),
+        Model(), request);
+    ASSERT_FALSE(error) << error->message;
+    EXPECT_EQ(request.sampling.frequency_penalty, 1);
+    EXPECT_EQ(request.sampling.presence_penalty, -2);
+    EXPECT_EQ(request.sampling.repetition_penalty, 0.5);
+    ASSERT_EQ(request.sampling.logit_bias.size(), 1u);
+    EXPECT_EQ(request.sampling.logit_bias[0].token, 7);
+    EXPECT_FALSE(request.skip_special_tokens);
+    EXPECT_TRUE(request.no_stop_trim);
+  }
+}
+
+TEST(OpenAiRequestTest, ConstraintsBecomeGrammarsThatRequestsShare) {
+  const auto parse = [](const std::string& fields) {
+    OpenAiRequest request;
+    const auto error = ParseOpenAiRequest(
+        Endpoint::kCompletions, Text(R"({"prompt": "a", )", fields, "}"), Model(), request);
+    EXPECT_FALSE(error) << fields << ": " << error->message;
+    return request.sampling.grammar;
+  };
+  EXPECT_EQ(parse(R"("response_format": {"type": "text"})"), nullptr);
+  EXPECT_EQ(parse(R"("regex": "", "response_format": null)"), nullptr);
+  const auto object = parse(R"("response_format": {"type": "json_object"})");
+  EXPECT_NE(object, nullptr);
+  EXPECT_EQ(parse(R"("response_format": {"type": "json_object"})"), object);
+  const std::string schema = R"("response_format": {"type": "json_schema", "json_schema": {
+      "name": "n", "strict": true, "schema": {"type": "object", "properties": {"a": {}}}}})";
+  EXPECT_NE(parse(schema), nullptr);
+  EXPECT_EQ(parse(schema), parse(schema));
+  EXPECT_NE(parse(schema), object);
+  EXPECT_NE(parse(R"("regex": "[ab]+")"), nullptr);
+  EXPECT_NE(parse(R"("ebnf": "root ::= \"a\"")"), nullptr);
+}
+
+TEST(OpenAiRequestTest, AConstraintBeginsAfterTheReasoning) {
+  OpenAiRequest request;
+  const auto error = ParseOpenAiRequest(
+      Endpoint::kChat, R"({"messages": [{"role": "user", "content": "a"}], "thinking": true,
+                           "response_format": {"type": "json_object"}})",
+      Model(), request);
+  ASSERT_FALSE(error) << error->message;
+  EXPECT_EQ(request.sampling.grammar_after, FakeTokenizer::kThinkEnd);
 }
 
 TEST(OpenAiRequestTest, BodiesThatAreNotStrictJsonAreRefused) {
@@ -113,16 +174,36 @@ TEST(OpenAiRequestTest, BadFieldsOfBothEndpointsAreRefusedByName) {
       {R"("stream_options": {"include_usage": true})", "stream_options", "stream"},
       {R"("stream": true, "stream_options": {"usage": true})", "stream_options.usage", "unknown"},
       {R"("stream": true, "stream_options": [])", "stream_options", "object"},
-      {R"("presence_penalty": 0.5)", "presence_penalty", "not supported"},
-      {R"("frequency_penalty": -1)", "frequency_penalty", "not supported"},
-      {R"("repetition_penalty": 1.1)", "repetition_penalty", "not supported"},
-      {R"("logit_bias": {"5": 1})", "logit_bias", "not supported"},
-      {R"("response_format": {"type": "json_object"})", "response_format", "not supported"},
-      {R"("regex": "a+")", "regex", "not supported"},
-      {R"("ebnf": "root ::= x")", "ebnf", "not supported"},
+      {R"("presence_penalty": 2.5)", "presence_penalty",
+       "presence_penalty is 2.5; expected a number -2 to 2"},
+      {R"("frequency_penalty": -3)", "frequency_penalty",
+       "frequency_penalty is -3; expected a number -2 to 2"},
+      {R"("repetition_penalty": 0)", "repetition_penalty",
+       "repetition_penalty is 0; expected a number above 0 and at most 2"},
+      {R"("logit_bias": [])", "logit_bias", "expected an object"},
+      {R"("logit_bias": {"x": 1})", "logit_bias", "expected a token id 0 to 399"},
+      {R"("logit_bias": {"400": 1})", "logit_bias", "expected a token id 0 to 399"},
+      {R"("logit_bias": {"5": 101})", "logit_bias", "is 101; expected a number -100 to 100"},
+      {R"("logit_bias": {"5": "1"})", "logit_bias", "expected a number -100 to 100"},
+      {R"("response_format": {"type": "xml"})", "response_format.type",
+       "response_format.type is \"xml\"; expected"},
+      {R"("response_format": {"type": "json_schema"})", "response_format.json_schema", "missing"},
+      {R"("response_format": {"type": "json_object", "json_schema": {}})",
+       "response_format.json_schema", "needs"},
+      {R"("response_format": {"type": "json_schema", "json_schema": {"name": "x"}})",
+       "response_format.json_schema.schema", "missing"},
+      {R"("response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}})",
+       "response_format", "response_format: #: the keyword not is not supported"},
+      {R"("response_format": 3)", "response_format", "expected an object"},
+      {R"("regex": "a++")", "regex", "possessive repetitions are not supported, at character 2"},
+      {R"("regex": "a", "ebnf": "root ::= \"a\"")", "regex", "send one of them"},
+      {R"("ebnf": "root ::= x")", "ebnf", "the rule x is not defined"},
+      {R"("stop_regex": 3)", "stop_regex", "expected strings"},
+      {R"("stop_regex": "(")", "stop_regex", "no closing )"},
+      {R"("stop_regex": "a*")", "stop_regex", "matches the empty text"},
       {R"("json_schema": "{}")", "json_schema", "not supported"},
-      {R"("skip_special_tokens": false)", "skip_special_tokens", "not supported"},
-      {R"("no_stop_trim": true)", "no_stop_trim", "not supported"},
+      {R"("skip_special_tokens": 1)", "skip_special_tokens", "expected true or false"},
+      {R"("no_stop_trim": "yes")", "no_stop_trim", "expected true or false"},
       {R"("lora_path": "x")", "lora_path", "not supported"},
   };
   for (const BadCase& bad : kCases) {
@@ -148,7 +229,6 @@ TEST(OpenAiRequestTest, BadCompletionFieldsAreRefusedByName) {
       {R"({"prompt": ["a", "b", "c"], "n": 3})", "prompt", "at most 8"},
       {R"({"prompt": "a", "logprobs": 21})", "logprobs", "0 to 20"},
       {R"({"prompt": "a", "logprobs": true})", "logprobs", "integer"},
-      {R"({"prompt": "a", "echo": true, "logprobs": 0})", "echo", "not supported"},
       {R"({"prompt": "a", "suffix": "b"})", "suffix", "not supported"},
       {R"({"prompt": "a", "best_of": 2})", "best_of", "not supported"},
       {R"({"prompt": "a", "messages": []})", "messages", "unknown field"},

@@ -14,7 +14,9 @@
 
 namespace causeway {
 
-// What requests are checked against. The tokenizer must outlive it.
+class GrammarStore;
+
+// What requests are checked against. The tokenizer and the grammars must outlive it.
 struct ServedModel {
   std::string name;
   const Tokenizer& tokenizer;
@@ -26,6 +28,7 @@ struct ServedModel {
   // How its answers call tools and reason.
   ToolCallFormat tool_call_format = ToolCallFormatOf(chat_format);
   ReasoningFormat reasoning_format = ReasoningFormat::kDeepSeekV3;
+  GrammarStore* grammars = nullptr;  // of constrained answers; null: there are none
 };
 
 constexpr int64_t kMaxChoicesPerPrompt = 128;

@@ -83,6 +83,23 @@ class ScriptedEngine : public RequestSink {
   }
 
  private:
+  // Of the prompt's token p, -0.125 p.
+  static std::shared_ptr<const std::vector<TokenOutput>> PromptLogprobs(const Request& request) {
+    const SamplingParams& sampling = request.sampling;
+    if (sampling.prompt_logprobs_from < 0) return nullptr;
+    auto out = std::make_shared<std::vector<TokenOutput>>();
+    for (auto p = static_cast<size_t>(sampling.prompt_logprobs_from) + 1; p < request.prompt.size();
+         ++p) {
+      TokenOutput one{.token = request.prompt[p], .logprob = -0.125 * static_cast<double>(p)};
+      for (int64_t rank = 0; rank < sampling.logprobs; ++rank) {
+        one.top.push_back({static_cast<int32_t>(300 + rank), -1.0});
+      }
+      for (const int32_t id : sampling.logprob_ids) one.listed.push_back({id, -2.0});
+      out->push_back(std::move(one));
+    }
+    return out;
+  }
+
   void Run() {
     while (!queue_.closed()) {
       if (auto request = queue_.Pop(Deadline::AfterMs(100))) Play(**request);
@@ -115,6 +132,7 @@ class ScriptedEngine : public RequestSink {
         output.top.push_back(
             {static_cast<int32_t>(output.token + rank), -0.5 - static_cast<double>(rank)});
       }
+      if (i == 0) output.prompt = PromptLogprobs(request);
       ++result.completion_tokens;
       request.on_token(output);
       if (script_.pace.count() > 0) std::this_thread::sleep_for(script_.pace);

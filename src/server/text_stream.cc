@@ -18,7 +18,12 @@ TextStream::TextStream(const Tokenizer& tokenizer, Options options)
       detokenizer_(tokenizer, options.skip_special),
       stop_(std::move(options.stop)),
       reasoning_(options.reasoning),
-      keep_special_(options.keep_special) {}
+      keep_special_(options.keep_special) {
+  for (StopRegex& regex : options.stop_regex) {
+    const Automaton::State start = regex.automaton.start();
+    searches_.push_back({std::move(regex), start});
+  }
+}
 
 bool TextStream::IsMark(int32_t token) const {
   if (!tokenizer_.IsSpecial(token)) return false;
@@ -38,7 +43,12 @@ TextPiece TextStream::Push(int32_t token) {
   }
   characters_ += CountCharacters(text);
   // Tokens before min_tokens pass the search unseen, so that no stop string can begin in them.
-  if (tokens_ > min_tokens_) text = stop_.Push(text);
+  if (tokens_ > min_tokens_) {
+    SearchRegexes(text);
+    text = stop_.Push(text);
+    // What may have become a stop string can't any more.
+    if (!matched_regex_.empty() && !stop_.matched()) text += stop_.Flush();
+  }
   return Divide(std::move(text));
 }
 
@@ -54,6 +64,28 @@ TextPiece TextStream::Flush() {
   TextPiece out = Divide(std::move(text));
   out.Append(reasoning_.Flush());
   return out;
+}
+
+void TextStream::SearchRegexes(std::string& text) {
+  for (size_t i = 0; i < text.size() && matched_regex_.empty(); ++i) {
+    for (RegexSearch& search : searches_) {
+      if (search.dead) continue;
+      Automaton& automaton = search.regex.automaton;
+      if (automaton.full() || automaton.exhausted())
+        search.state = automaton.ResetKeeping(search.state);
+      automaton.StartWork();
+      const Automaton::State next = automaton.Next(search.state, static_cast<uint8_t>(text[i]));
+      // Only an expression that has to match at the start dies.
+      search.dead = next == Automaton::kDead;
+      if (search.dead) continue;
+      search.state = next;
+      if (automaton.Accepts(next)) {
+        matched_regex_ = search.regex.pattern;
+        text.resize(i + 1);
+        break;
+      }
+    }
+  }
 }
 
 TextPiece TextStream::Divide(std::string text) {
