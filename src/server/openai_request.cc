@@ -7,8 +7,10 @@
 #include <algorithm>
 
 #include "server/field_reader.h"
+#include "server/grammar_store.h"
 #include "server/openai_tools.h"
 #include "server/sampling_fields.h"
+#include "server/tool_grammar.h"
 
 namespace causeway {
 namespace {
@@ -106,7 +108,14 @@ class Parser {
 
   // In thinking mode it is the content that the constraint is about, after </think>.
   void ReadConstrained() {
+    const auto forced = out_.sampling.grammar;  // by tool_choice
     ReadConstraint(fields_, model_, {.response_format = true}, error_, out_.sampling);
+    if (forced != nullptr && out_.sampling.grammar != forced) {
+      fields_.Fail("tool_choice",
+                   "tool_choice forces a call, which no response_format, regex or ebnf can have a "
+                   "say in; send one of them");
+      return;
+    }
     if (out_.sampling.grammar == nullptr || out_.reasoning != ReasoningStart::kReasoning) return;
     const std::optional<int32_t> end = model_.tokenizer.TokenId("</think>");
     if (!end) {
@@ -232,8 +241,27 @@ class Parser {
       out_.answer.tools = model_.tool_call_format;
       out_.answer.tool_names = tools.names;
     }
+    if (tools.forced()) ForceCalls(tools);
     out_.prompts.push_back(model_.tokenizer.Encode(*text));
     if (out_.prompts.front().empty()) fields_.Fail("messages", "the prompt has no tokens");
+  }
+
+  // "tool_choice" "required", or a tool's name: constrained decoding leaves the model nothing else.
+  void ForceCalls(const ToolFields& tools) {
+    if (model_.grammars == nullptr) {
+      fields_.Fail("tool_choice", "tool_choice: this server has no constrained answers");
+      return;
+    }
+    std::string key = Text("tool calls ", NameOf(model_.tool_call_format), " ", tools.named,
+                           tools.parallel ? " several" : " one");
+    for (const std::string& function : tools.functions) key += Text("\n", function);
+    const ToolCallFormat format = model_.tool_call_format;
+    const auto grammar = model_.grammars->Of(key, [&] { return ToolCallGrammar(format, tools); });
+    if (grammar.ok()) {
+      out_.sampling.grammar = *grammar;
+    } else {
+      fields_.Fail("tool_choice", Text("tool_choice: ", grammar.status().message()));
+    }
   }
 
   // Fields of OpenAI, SGLang and vLLM that are known and not supported yet, with the values that

@@ -116,13 +116,6 @@ ToolFields ReadTools(FieldReader& fields, FirstError& error) {
   ReadToolList(fields, error, out);
   ReadToolChoice(fields, error, out);
   fields.Bool("parallel_tool_calls", out.parallel);
-  // A call can be forced only by constrained decoding: asking the model for one is no promise.
-  if (out.choice == ToolFields::Choice::kRequired || out.choice == ToolFields::Choice::kNamed) {
-    fields.Fail("tool_choice",
-                "tool_choice can't force a call yet, as that needs constrained decoding; leave it "
-                "out or send \"auto\" or \"none\"",
-                "unsupported_parameter");
-  }
   return out;
 }
 

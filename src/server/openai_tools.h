@@ -21,6 +21,8 @@ struct ToolFields {
 
   // The model is told of the tools, and its calls are looked for.
   bool offered() const { return !functions.empty() && choice != Choice::kNone; }
+  // The answer is a call, whatever the model would rather say.
+  bool forced() const { return choice == Choice::kRequired || choice == Choice::kNamed; }
 };
 
 // "tools", "tool_choice", "parallel_tool_calls".

@@ -8,6 +8,7 @@ the same text, streamed or not, alone or among others. Exit code 0 if every chec
 """
 import argparse
 import concurrent.futures
+import json
 import sys
 import traceback
 
@@ -233,6 +234,22 @@ def chat_tools(client):
     assert answer.usage.prompt_tokens > chat(client).usage.prompt_tokens
     without = chat(client, tools=[tool], tool_choice="none")
     assert without.choices[0].message.content == chat(client).choices[0].message.content
+
+
+@check
+def forced_tools(client):
+    # What random weights say is noise, and yet a call.
+    kinds = {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"]}
+    tools = [{"type": "function", "function": {"name": name, "parameters": kinds}}
+             for name in ("f", "g")]
+    named = {"type": "function", "function": {"name": "g"}}
+    for choice in ("required", named):
+        answer = chat(client, tools=tools, tool_choice=choice, parallel_tool_calls=False,
+                      max_tokens=600, temperature=1.0, seed=3).choices[0]
+        assert answer.finish_reason == "tool_calls", answer
+        call = answer.message.tool_calls[0].function
+        assert call.name in (("f", "g") if choice == "required" else ("g",))
+        assert json.loads(call.arguments)["unit"] in ("C", "F")
 
 
 @check
