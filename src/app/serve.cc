@@ -37,10 +37,15 @@ class SignalWatch {
     };
     sigaction(SIGINT, &action, &old_interrupt_);
     sigaction(SIGTERM, &action, &old_terminate_);
+    // A terminal that closes, or a supervisor that means "read your configuration again", must not
+    // end the server.
+    action.sa_handler = [](int) { hung_up_ = 1; };
+    sigaction(SIGHUP, &action, &old_hangup_);
   }
   ~SignalWatch() {
     sigaction(SIGINT, &old_interrupt_, nullptr);
     sigaction(SIGTERM, &old_terminate_, nullptr);
+    sigaction(SIGHUP, &old_hangup_, nullptr);
     close(event_);
   }
   SignalWatch(const SignalWatch&) = delete;
@@ -54,10 +59,19 @@ class SignalWatch {
     return read(event_, &count, sizeof(count)) == sizeof(count);
   }
 
+  // Whether a SIGHUP has come since the last call.
+  bool TakeHangup() {
+    const bool hung_up = hung_up_ != 0;
+    hung_up_ = 0;
+    return hung_up;
+  }
+
  private:
   static inline volatile int event_ = -1;
+  static inline volatile std::sig_atomic_t hung_up_ = 0;
   struct sigaction old_interrupt_ {};
   struct sigaction old_terminate_ {};
+  struct sigaction old_hangup_ {};
 };
 
 // One event as a line of key=value.
@@ -116,6 +130,10 @@ void LogRequest(const RequestReport& report) {
   line.AddSeconds("seconds", report.seconds);
 }
 
+void LogFailedRequest(const RequestReport& report) {
+  if (report.http_status >= 500) LogRequest(report);
+}
+
 // As --chat-template names them.
 const char* NameOf(ChatFormat format) {
   switch (format) {
@@ -130,10 +148,10 @@ const char* NameOf(ChatFormat format) {
 }
 
 // What /model_info and /server_info say.
-NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags) {
+NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags, const ApiKey& keys) {
   const ModelFlags& model = flags.model;
   NativeOptions out;
-  out.api_key = flags.api_key;
+  out.api_key = keys;
   out.model_path = model.model_path;
   out.tokenizer_path = flags.tokenizer_path.empty() ? model.model_path : flags.tokenizer_path;
   out.model_type = host.config().model_type;
@@ -161,9 +179,7 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags) {
 
 // Errors of the HTTP server itself look like those of the API.
 HttpServerOptions ListenOptions(const ServeFlags& flags) {
-  HttpServerOptions options;
-  options.host = flags.host;
-  options.port = flags.port;
+  HttpServerOptions options = flags.http.ToOptions();
   options.render_error = &OpenAiApi::RenderError;
   return options;
 }
@@ -173,7 +189,8 @@ void DrainAndStop(Engine& engine, RequestDesk& desk, HttpServer& server, SignalW
                   int64_t drain_seconds) {
   LogLine("draining").Add("drain_seconds", drain_seconds);
   desk.StartDraining();
-  server.StopAccepting();
+  // The port stays open, so that load balancers and clients are told 503 until the end.
+  server.StartDraining();
   const Deadline deadline = Deadline::After(std::chrono::seconds(drain_seconds));
   bool drained = engine.Drain(Deadline::AfterMs(0));
   // In short waits, so that a second signal is seen between two of them.
@@ -191,6 +208,10 @@ void DrainAndStop(Engine& engine, RequestDesk& desk, HttpServer& server, SignalW
 
 Status RunServe(const ServeFlags& flags) {
   // Before the weights: a taken port should not cost the minutes that they take to load.
+  std::signal(SIGHUP, SIG_IGN);  // while the model loads; then SignalWatch has it
+  CAUSEWAY_RETURN_IF_ERROR(flags.compat.Check());
+  CAUSEWAY_RETURN_IF_ERROR(flags.http.Keys().status());
+  flags.http.RaiseFileLimit();
   CAUSEWAY_ASSIGN_OR_RETURN(const HostOptions options, flags.model.ToHostOptions());
   if (options.ranks.host == 0) {
     // Only tried: the listener is closed again until the model is there.
@@ -225,13 +246,14 @@ void ServeFlags::Register(CLI::App& app) {
   app.add_option("--chat-template", chat_template,
                  "How messages become a prompt: auto (by model_type), v3, v3.1 or v3.2")
       ->capture_default_str();
-  app.add_option("--host", host, "Address or name to listen on")->capture_default_str();
-  app.add_option("--port", port, "0: any free port")
-      ->check(CLI::Range(0, 65535))
-      ->capture_default_str();
+  http.Register(app);
   app.add_option("--served-model-name", served_model_name,
                  "The model's name in the API; default: --model-path as given");
-  app.add_option("--api-key", api_key, "Ask clients for this key (Authorization: Bearer KEY)");
+  app.add_option("--log-level", log_level,
+                 "debug and info: a line for each request; warning and error: only for those that "
+                 "the server failed")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
   app.add_flag("--enable-metrics", enable_metrics,
                "Answer /metrics, in Prometheus' text format; default: off");
   app.add_option("--max-running-requests", max_running_requests,
@@ -265,12 +287,14 @@ void ServeFlags::Register(CLI::App& app) {
                  "After SIGINT or SIGTERM: how long requests may go on; a second signal ends them")
       ->check(CLI::Range(0, 86'400))
       ->capture_default_str();
+  compat.Register(app);
 }
 
 Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags& flags,
                   const std::function<void(const std::string& url)>& announce) {
   CAUSEWAY_ASSIGN_OR_RETURN(const ChatFormat format,
                             ChooseChatFormat(flags.chat_template, host.config()));
+  CAUSEWAY_ASSIGN_OR_RETURN(const ApiKey keys, flags.http.Keys());
   const int64_t kv_tokens = host.pages().capacity() * kPage;
   const ServedModel model{
       .name = flags.served_model_name.empty() ? flags.model.model_path : flags.served_model_name,
@@ -300,9 +324,10 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
                         .max_total_tokens = kv_tokens,
                         .context_length = model.context_length,
                         .page_size = kPage});
-  const OpenAiApi openai(model, flags.api_key);
-  const NativeApi native(model, DescribeServer(host, flags));
-  RequestDesk desk(engine, metrics, {.on_report = &LogRequest});
+  const OpenAiApi openai(model, keys);
+  const NativeApi native(model, DescribeServer(host, flags, keys));
+  const bool all_requests = flags.log_level == "debug" || flags.log_level == "info";
+  RequestDesk desk(engine, metrics, {.on_report = all_requests ? &LogRequest : &LogFailedRequest});
   std::vector<HttpRoute> routes = openai.Routes(desk);
   for (HttpRoute& route : native.Routes(desk)) routes.push_back(std::move(route));
   CAUSEWAY_ASSIGN_OR_RETURN(
@@ -326,14 +351,19 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .Add("schedule_conservativeness", flags.schedule_conservativeness)
       .Add("radix_cache", flags.disable_radix_cache ? "off" : "on")
       .Add("chat_template", NameOf(format))
-      .Add("api_key", flags.api_key.empty() ? "none" : "set")
+      .Add("api_key", keys.open() ? "none" : "set")
       .Add("metrics", flags.enable_metrics ? "on" : "off")
       .AddSeconds("load_s", host.load_seconds());
+  for (const std::string& flag : flags.compat.Given()) {
+    LogLine("flag_without_effect").Add("flag", flag);
+  }
   announce(server->url());
 
   // A failed step, or a host lost between steps, ends the server: the ranks have no way back.
   while (engine.healthy() && host.ranks().failure().ok()) {
-    if (!signals.Wait(kPollMs)) continue;
+    const bool stop = signals.Wait(kPollMs);
+    if (signals.TakeHangup()) LogLine("hangup_ignored").Add("why", "no configuration is reread");
+    if (!stop) continue;
     DrainAndStop(engine, desk, *server, signals, flags.drain_seconds);
     return Status();
   }
