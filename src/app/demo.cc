@@ -174,8 +174,9 @@ void AddDemo(CLI::App& app, Run& run) {
   command->add_option("--demo-dir", flags->directory, "Where the demo checkpoint lies or is made")
       ->capture_default_str();
   command->add_flag("--no-serve", flags->no_serve, "End after the table");
-  command->add_option("--host", flags->serve.host, "Address to serve on")->capture_default_str();
-  command->add_option("--port", flags->serve.port, "0: any free port")->capture_default_str();
+  command->add_option("--host", flags->serve.http.host, "Address to serve on")
+      ->capture_default_str();
+  command->add_option("--port", flags->serve.http.port, "0: any free port")->capture_default_str();
   command->add_option("--isa", flags->serve.model.isa, "Instruction set")->capture_default_str();
   command->add_option("--trace", flags->serve.model.trace, "Chrome/Perfetto trace of the cp 2 run");
   command->callback([flags, &run] { run = [flags] { return RunDemo(*flags); }; });

@@ -57,7 +57,7 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
   app.add_option("--node-rank", node_rank, "This host among them, from 0")->capture_default_str();
   app.add_option("--dist-init-addr", dist_init_addr,
                  "HOST:PORT of host 0, where the hosts meet; the environment's CAUSEWAY_DIST_TOKEN "
-                 "keeps strangers out");
+                 "keeps strangers out; default: none, one host");
   app.add_option("--dist-interface", dist_interface,
                  "Network between hosts: an interface or this host's address in it; default: the "
                  "one that leads to --dist-init-addr");
@@ -99,7 +99,8 @@ void ModelFlags::Register(CLI::App& app, bool model_required) {
                  "Seconds after which a step that has not ended ends the process")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--trace", trace, "Write a Chrome/Perfetto trace with a lane per rank here");
+  app.add_option("--trace", trace,
+                 "Write a Chrome/Perfetto trace with a lane per rank here; default: none");
 }
 
 void ModelFlags::RegisterCacheDtypes(CLI::App& app) {

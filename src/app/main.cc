@@ -5,6 +5,7 @@
 #include <string>
 
 #include "app/command.h"
+#include "app/nearest_flag.h"
 
 namespace {
 
@@ -38,7 +39,17 @@ int main(int argc, char** argv) {
   causeway::AddMakeModel(app, run);
   causeway::AddDemo(app, run);
   if (argc > 1 && argv[1][0] != '-' && !KnowsCommand(app, argv[1])) return 2;
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // Before the rest of what is wrong: a misspelt flag is often the missing one.
+    const bool by_flags = error.get_exit_code() != 0;  // 0: --help and --version
+    if (const auto unknown = causeway::DescribeUnknownFlag(app); by_flags && unknown) {
+      std::fprintf(stderr, "causeway: error: %s\n", unknown->c_str());
+      return 2;
+    }
+    return app.exit(error);
+  }
   try {
     const causeway::Status status = run();
     if (status.ok()) return 0;

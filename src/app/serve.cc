@@ -42,10 +42,15 @@ class SignalWatch {
     };
     sigaction(SIGINT, &action, &old_interrupt_);
     sigaction(SIGTERM, &action, &old_terminate_);
+    // A terminal that closes, or a supervisor that means "read your configuration again", must not
+    // end the server.
+    action.sa_handler = [](int) { hung_up_ = 1; };
+    sigaction(SIGHUP, &action, &old_hangup_);
   }
   ~SignalWatch() {
     sigaction(SIGINT, &old_interrupt_, nullptr);
     sigaction(SIGTERM, &old_terminate_, nullptr);
+    sigaction(SIGHUP, &old_hangup_, nullptr);
     close(event_);
   }
   SignalWatch(const SignalWatch&) = delete;
@@ -59,10 +64,19 @@ class SignalWatch {
     return read(event_, &count, sizeof(count)) == sizeof(count);
   }
 
+  // Whether a SIGHUP has come since the last call.
+  bool TakeHangup() {
+    const bool hung_up = hung_up_ != 0;
+    hung_up_ = 0;
+    return hung_up;
+  }
+
  private:
   static inline volatile int event_ = -1;
+  static inline volatile std::sig_atomic_t hung_up_ = 0;
   struct sigaction old_interrupt_ {};
   struct sigaction old_terminate_ {};
+  struct sigaction old_hangup_ {};
 };
 
 void LogRequest(const RequestReport& report) {
@@ -81,6 +95,10 @@ void LogRequest(const RequestReport& report) {
   line.AddSeconds("seconds", report.seconds);
 }
 
+void LogFailedRequest(const RequestReport& report) {
+  if (report.http_status >= 500) LogRequest(report);
+}
+
 // As --chat-template names them.
 const char* NameOf(ChatFormat format) {
   switch (format) {
@@ -95,10 +113,10 @@ const char* NameOf(ChatFormat format) {
 }
 
 // What /model_info and /server_info say.
-NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags) {
+NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags, const ApiKey& keys) {
   const ModelFlags& model = flags.model;
   NativeOptions out;
-  out.api_key = flags.api_key;
+  out.api_key = keys;
   out.model_path = model.model_path;
   out.tokenizer_path = flags.tokenizer_path.empty() ? model.model_path : flags.tokenizer_path;
   out.model_type = host.config().model_type;
@@ -132,7 +150,7 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags) {
 
 // What the flags came to, those that were automatic too.
 void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& model,
-                ChatFormat format, const std::string& url) {
+                ChatFormat format, const ApiKey& keys, const std::string& url) {
   LogLine line("serving");
   line.Add("url", url)
       .Add("model", model.name)
@@ -162,7 +180,7 @@ void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& mod
       .Add("chat_template", NameOf(format))
       .Add("tool_call_parser", NameOf(model.tool_call_format))
       .Add("reasoning_parser", NameOf(model.reasoning_format))
-      .Add("api_key", flags.api_key.empty() ? "none" : "set")
+      .Add("api_key", keys.open() ? "none" : "set")
       .Add("metrics", flags.enable_metrics ? "on" : "off")
       .Add("log_requests", flags.log_requests ? Text("level ", flags.log_requests_level) : "off")
       .AddSeconds("load_s", host.load_seconds());
@@ -170,9 +188,7 @@ void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& mod
 
 // Errors of the HTTP server itself look like those of the API.
 HttpServerOptions ListenOptions(const ServeFlags& flags) {
-  HttpServerOptions options;
-  options.host = flags.host;
-  options.port = flags.port;
+  HttpServerOptions options = flags.http.ToOptions();
   options.render_error = &OpenAiApi::RenderError;
   return options;
 }
@@ -182,7 +198,8 @@ void DrainAndStop(Engine& engine, RequestDesk& desk, HttpServer& server, SignalW
                   int64_t drain_seconds) {
   LogLine("draining").Add("drain_seconds", drain_seconds);
   desk.StartDraining();
-  server.StopAccepting();
+  // The port stays open, so that load balancers and clients are told 503 until the end.
+  server.StartDraining();
   const Deadline deadline = Deadline::After(std::chrono::seconds(drain_seconds));
   bool drained = engine.Drain(Deadline::AfterMs(0));
   // In short waits, so that a second signal is seen between two of them.
@@ -200,6 +217,10 @@ void DrainAndStop(Engine& engine, RequestDesk& desk, HttpServer& server, SignalW
 
 Status RunServe(const ServeFlags& flags) {
   // Before the weights: a taken port should not cost the minutes that they take to load.
+  std::signal(SIGHUP, SIG_IGN);  // while the model loads; then SignalWatch has it
+  CAUSEWAY_RETURN_IF_ERROR(flags.compat.Check());
+  CAUSEWAY_RETURN_IF_ERROR(flags.http.Keys().status());
+  flags.http.RaiseFileLimit();
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
   options.mem_fraction_static = flags.mem_fraction_static;
   if (options.ranks.host == 0) {
@@ -245,13 +266,14 @@ void ServeFlags::Register(CLI::App& app) {
                  "those of requests that ask for it; auto: deepseek-v3")
       ->check(CLI::IsMember({"auto", "deepseek-r1", "deepseek-v3"}))
       ->capture_default_str();
-  app.add_option("--host", host, "Address or name to listen on")->capture_default_str();
-  app.add_option("--port", port, "0: any free port")
-      ->check(CLI::Range(0, 65535))
-      ->capture_default_str();
+  http.Register(app);
   app.add_option("--served-model-name", served_model_name,
                  "The model's name in the API; default: --model-path as given");
-  app.add_option("--api-key", api_key, "Ask clients for this key (Authorization: Bearer KEY)");
+  app.add_option("--log-level", log_level,
+                 "debug and info: a line for each request; warning and error: only for those that "
+                 "the server failed")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
   app.add_flag("--enable-cache-report", enable_cache_report,
                "Accepted for SGLang's sake: usage always tells cached tokens");
   app.add_flag("--enable-metrics", enable_metrics,
@@ -309,6 +331,7 @@ void ServeFlags::Register(CLI::App& app) {
                  "After SIGINT or SIGTERM: how long requests may go on; a second signal ends them")
       ->check(CLI::Range(0, 86'400))
       ->capture_default_str();
+  compat.Register(app);
 }
 
 Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags& flags,
@@ -324,6 +347,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   if (flags.reasoning_parser != "auto") {
     CAUSEWAY_ASSIGN_OR_RETURN(reasoning, ParseReasoningFormat(flags.reasoning_parser));
   }
+  CAUSEWAY_ASSIGN_OR_RETURN(const ApiKey keys, flags.http.Keys());
   const int64_t kv_tokens = host.pages().capacity() * kPage;
   GrammarStore grammars(tokenizer);
   const ServedModel model{
@@ -359,27 +383,32 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
                         .max_total_tokens = kv_tokens,
                         .context_length = model.context_length,
                         .page_size = kPage});
-  const OpenAiApi openai(model, flags.api_key);
-  NativeOptions described = DescribeServer(host, flags);
+  const OpenAiApi openai(model, keys);
+  NativeOptions described = DescribeServer(host, flags, keys);
   described.server_args["tool_call_parser"] = NameOf(calls);
   described.server_args["reasoning_parser"] = NameOf(reasoning);
   const NativeApi native(model, std::move(described));
   // As SGLang's, where a request for a profile names no folder.
   const char* profile_dir = std::getenv("SGLANG_TORCH_PROFILER_DIR");
-  const ProfileApi profile(engine, flags.api_key, profile_dir == nullptr ? "/tmp" : profile_dir);
+  const ProfileApi profile(engine, keys, profile_dir == nullptr ? "/tmp" : profile_dir);
   RequestLog log(static_cast<RequestLogLevel>(flags.log_requests_level), tokenizer);
+  const bool all_requests = flags.log_level == "debug" || flags.log_level == "info";
   RequestDesk desk(engine, metrics,
-                   {.on_report = &LogRequest, .log = flags.log_requests ? &log : nullptr});
+                   {.on_report = all_requests ? &LogRequest : &LogFailedRequest,
+                    .log = flags.log_requests ? &log : nullptr});
   std::vector<HttpRoute> routes = openai.Routes(desk);
   for (HttpRoute& route : native.Routes(desk)) routes.push_back(std::move(route));
   for (HttpRoute& route : profile.Routes()) routes.push_back(std::move(route));
-  for (HttpRoute& route : ParserRoutes(model, ApiKey(flags.api_key))) {
+  for (HttpRoute& route : ParserRoutes(model, keys)) {
     routes.push_back(std::move(route));
   }
   CAUSEWAY_ASSIGN_OR_RETURN(
       const auto server,
       HttpServer::Listen(ListenOptions(flags), metrics.Count(std::move(routes))));
-  LogServing(host, flags, model, format, server->url());
+  LogServing(host, flags, model, format, keys, server->url());
+  for (const std::string& flag : flags.compat.Given()) {
+    LogLine("flag_without_effect").Add("flag", flag);
+  }
   announce(server->url());
 
   // A failed step, or a host lost between steps, ends the server: the ranks have no way back. A
@@ -390,7 +419,9 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
     if (host.ranks().stalled() && ++stalled_polls == kStallPolls) {
       desk.CancelAll(server->executor());
     }
-    if (!signals.Wait(kPollMs)) continue;
+    const bool stop = signals.Wait(kPollMs);
+    if (signals.TakeHangup()) LogLine("hangup_ignored").Add("why", "no configuration is reread");
+    if (!stop) continue;
     DrainAndStop(engine, desk, *server, signals, flags.drain_seconds);
     return Status();
   }

@@ -4,7 +4,9 @@
 #include <memory>
 #include <string>
 
+#include "app/compat_flags.h"
 #include "app/flags.h"
+#include "app/http_flags.h"
 #include "engine/model_host.h"
 #include "text/tokenizer.h"
 
@@ -17,10 +19,9 @@ struct ServeFlags {
   std::string chat_template = "auto";
   std::string tool_call_parser = "auto";
   std::string reasoning_parser = "auto";
-  std::string host = "127.0.0.1";
-  int port = 30000;
   std::string served_model_name;  // empty: --model-path as given
-  std::string api_key;
+  HttpFlags http;
+  std::string log_level = "info";
   int64_t max_running_requests = 64;
   int64_t max_queued_requests = 512;
   int64_t max_prefill_tokens = 16384;
@@ -35,6 +36,7 @@ struct ServeFlags {
   int64_t drain_seconds = 30;
   bool enable_metrics = false;
   bool enable_cache_report = false;
+  CompatFlags compat;
 
   void Register(CLI::App& app);
 };

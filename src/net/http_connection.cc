@@ -1,5 +1,6 @@
 // One client's connection: a read loop that feeds the parser, a write loop while there is output,
 // and deadlines that the server's sweep checks.
+#include <algorithm>
 #include <array>
 
 #include "net/http_core.h"
@@ -16,6 +17,7 @@ constexpr auto kNever = Clock::time_point::max();
 constexpr size_t kReadBytes = 16 << 10;
 constexpr size_t kMaxAheadBytes = 64 << 10;  // of later requests, read while one is answered
 constexpr size_t kWriteBytes = 256 << 10;    // what the write time-out is for
+constexpr size_t kBodyBytes = 1 << 20;       // what the read time-out is for
 constexpr int64_t kLingerMs = 2000;
 
 auto Into(error_code& ec) { return asio::redirect_error(asio::use_awaitable, ec); }
@@ -35,21 +37,42 @@ class ScopedFlag {
 
 std::string Copy(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
+// Names of headers with commas between them.
+bool IsNameList(std::string_view text) {
+  return !text.empty() && text.size() < 1024 && std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == ',' || c == ' ';
+  });
+}
+
 }  // namespace
 
 HttpConnection::HttpConnection(HttpCore& core, asio::ip::tcp::socket socket, std::string peer)
     : core_(core),
-      socket_(std::move(socket)),
+      socket_(std::move(socket), core.tls()),
       peer_(std::move(peer)),
       read_deadline_(AfterMs(core.options().idle_timeout_ms)),
       write_deadline_(kNever),
       resume_(core.io(), kNever) {}
 
-void HttpConnection::Start(const std::string& refusal) {
-  error_code ignored;
-  socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
-  Spawn(ReadLoop());
-  if (!refusal.empty()) Refuse(503, refusal, {{"Retry-After", "1"}});
+void HttpConnection::Start(const std::string& refusal) { Spawn(Serve(refusal)); }
+
+asio::awaitable<void> HttpConnection::Serve(std::string refusal) {
+  if (core_.tls() != nullptr) {
+    read_deadline_ = AfterMs(core_.options().header_timeout_ms);
+    const ClientSocket::Hello hello = co_await socket_.Greet();
+    if (state_ == State::kClosed) co_return;
+    if (hello == ClientSocket::Hello::kFailed) {
+      Close();
+      co_return;
+    }
+    read_deadline_ = AfterMs(core_.options().idle_timeout_ms);
+    if (hello == ClientSocket::Hello::kPlainText) {
+      Refuse(400, "this port speaks HTTPS, and the request came without TLS: use https://");
+    }
+  }
+  if (!refusal.empty() && state_ == State::kReading) Refuse(503, refusal, {{"Retry-After", "1"}});
+  co_await ReadLoop();
 }
 
 void HttpConnection::Spawn(asio::awaitable<void> loop) {
@@ -70,7 +93,7 @@ asio::awaitable<void> HttpConnection::ReadLoop() {
       continue;
     }
     error_code ec;
-    const size_t count = co_await socket_.async_read_some(input_.prepare(kReadBytes), Into(ec));
+    const size_t count = co_await socket_.Read(input_.prepare(kReadBytes), ec);
     if (ec) {
       read_ended_ = true;
       // A client that only ends its sending side still gets the answers that are under way to it,
@@ -97,7 +120,7 @@ void HttpConnection::ProcessInput() {
       parser_.emplace();
       parser_->header_limit(static_cast<uint32_t>(core_.options().max_header_bytes));
       parser_->body_limit(core_.options().max_body_bytes);
-      read_deadline_ = AfterMs(core_.options().read_timeout_ms);
+      read_deadline_ = AfterMs(core_.options().header_timeout_ms);
     }
     const bool had_header = parser_->is_header_done();
     error_code ec;
@@ -107,6 +130,7 @@ void HttpConnection::ProcessInput() {
       RefuseParse(ec);
       break;
     }
+    if (had_header) ExtendBodyDeadline(used);
     if (!had_header && parser_->is_header_done() && !AcceptHeader()) continue;
     if (parser_->is_done()) {
       Dispatch();
@@ -137,6 +161,50 @@ bool HttpConnection::AcceptHeader() {
   client_keep_alive_ = request.keep_alive();
   const std::string method = Copy(request.method_string());
   head_only_ = method == "HEAD";
+  if (!AcceptForm() || !AcceptRoute(method)) return false;
+  if (const auto expect = request.find(http::field::expect); expect != request.end()) {
+    if (!boost::beast::iequals(expect->value(), "100-continue")) {
+      Refuse(417, "the only supported Expect is 100-continue");
+      return false;
+    }
+    if (version_11_ && !parser_->is_done() && input_.size() == 0) {
+      Queue("HTTP/1.1 100 Continue\r\n\r\n");
+    }
+  }
+  body_bytes_ = 0;
+  read_deadline_ = AfterMs(core_.options().read_timeout_ms);
+  return true;
+}
+
+bool HttpConnection::AcceptForm() {
+  const auto& request = parser_->get();
+  const HttpServerOptions& options = core_.options();
+  const auto refuse = [this](int status, const std::string& message) {
+    Refuse(status, message);
+    return false;
+  };
+  if (request.target().size() > options.max_target_bytes) {
+    return refuse(414, Text("the request's target has ", request.target().size(),
+                            " bytes, more than the limit of ", options.max_target_bytes));
+  }
+  const auto headers = static_cast<size_t>(std::distance(request.begin(), request.end()));
+  if (headers > options.max_headers) {
+    return refuse(431, Text("the request has ", headers, " header fields, more than the limit of ",
+                            options.max_headers));
+  }
+  // Whatever stands between the client and here must find the body's end where this server does:
+  // codings that it does not know could hide a second request (RFC 9112, section 6.1).
+  if (const size_t codings = request.count(http::field::transfer_encoding); codings > 0) {
+    const std::string coding = Copy(request[http::field::transfer_encoding]);
+    if (!version_11_) return refuse(400, "HTTP/1.0 has no Transfer-Encoding");
+    if (codings > 1 || !boost::beast::iequals(coding, "chunked")) {
+      return refuse(501, "the only supported Transfer-Encoding is chunked");
+    }
+  }
+  const std::string encoding = Copy(request[http::field::content_encoding]);
+  if (!encoding.empty() && !boost::beast::iequals(encoding, "identity")) {
+    return refuse(415, "the request's body must not be compressed (Content-Encoding)");
+  }
   // RFC 9112, section 3.2: no Host, or two of them, must be answered with 400.
   if (version_11_ && request.count(http::field::host) != 1) {
     Refuse(400, Text("an HTTP/1.1 request needs one Host header, found ",
@@ -150,30 +218,44 @@ bool HttpConnection::AcceptHeader() {
     return false;
   }
   target_ = *std::move(target);
-  match_ = MatchRoute(core_.routes(), method, target_.path);
-  if (match_.route == nullptr) {
-    // Without a body in the way the connection stays usable.
-    const bool has_body = !parser_->is_done();
-    const bool known = !match_.allow.empty();
-    HttpResponse response =
-        known ? core_.RenderError(405, Text(method, " is not allowed here, only ", match_.allow))
-              : core_.RenderError(404, Text("there is no ", method, " ", target_.path));
-    if (known) response.headers.push_back({"Allow", match_.allow});
-    client_keep_alive_ = client_keep_alive_ && !has_body;
-    QueueResponse(response, !head_only_);
-    FinishExchange();
-    return false;
-  }
-  if (const auto expect = request.find(http::field::expect); expect != request.end()) {
-    if (!boost::beast::iequals(expect->value(), "100-continue")) {
-      Refuse(417, "the only supported Expect is 100-continue");
-      return false;
-    }
-    if (version_11_ && !parser_->is_done() && input_.size() == 0) {
-      Queue("HTTP/1.1 100 Continue\r\n\r\n");
-    }
-  }
   return true;
+}
+
+bool HttpConnection::AcceptRoute(const std::string& method) {
+  match_ = MatchRoute(core_.routes(), method, target_.path);
+  if (match_.route != nullptr) return true;
+  const bool known = !match_.allow.empty();
+  const std::string allow = match_.allow + ", OPTIONS";
+  HttpResponse response;
+  if (known && method == "OPTIONS") {
+    response = {.status = 204, .content_type = "", .headers = {{"Allow", allow}}};
+    if (!core_.options().cors_origin.empty()) {
+      // What a browser asks before it lets a script ask. The headers that the script wants to send
+      // are given back: none of them is harmful here.
+      const std::string wanted = Copy(parser_->get()[http::field::access_control_request_headers]);
+      response.headers.push_back({"Access-Control-Allow-Methods", allow});
+      response.headers.push_back({"Access-Control-Allow-Headers",
+                                  IsNameList(wanted) ? wanted : "Authorization, Content-Type"});
+      response.headers.push_back({"Access-Control-Max-Age", "600"});
+    }
+  } else if (known) {
+    response = core_.RenderError(405, Text(method, " is not allowed here, only ", match_.allow));
+    response.headers.push_back({"Allow", match_.allow});
+  } else {
+    response = core_.RenderError(404, Text("there is no ", method, " ", target_.path));
+  }
+  // Without a body in the way the connection stays usable.
+  client_keep_alive_ = client_keep_alive_ && parser_->is_done();
+  QueueResponse(std::move(response), !head_only_);
+  FinishExchange();
+  return false;
+}
+
+void HttpConnection::ExtendBodyDeadline(size_t arrived) {
+  body_bytes_ += arrived;
+  if (body_bytes_ < kBodyBytes) return;
+  body_bytes_ = 0;
+  read_deadline_ = AfterMs(core_.options().read_timeout_ms);
 }
 
 void HttpConnection::Dispatch() {
@@ -205,14 +287,15 @@ bool HttpConnection::KeepAlive() const { return client_keep_alive_ && !core_.dra
 
 void HttpConnection::Send(HttpResponse response) {
   if (begun_) return;
-  QueueResponse(response, !head_only_);
+  QueueResponse(std::move(response), !head_only_);
   FinishExchange();
 }
 
-void HttpConnection::Begin(const HttpResponse& head) {
+void HttpConnection::Begin(HttpResponse head) {
   if (begun_) return;
   begun_ = true;
   if (!version_11_) client_keep_alive_ = false;  // the end of the body is the connection's
+  AddCors(head.headers);
   Queue(FormatHead(head, version_11_ ? BodyFraming::kChunked : BodyFraming::kUntilClose, 0,
                    KeepAlive()));
 }
@@ -262,12 +345,21 @@ void HttpConnection::Refuse(int status, const std::string& message,
   HttpResponse response = core_.RenderError(status, message);
   for (HttpHeader& header : headers) response.headers.push_back(std::move(header));
   client_keep_alive_ = false;
-  QueueResponse(response, !head_only_);
+  QueueResponse(std::move(response), !head_only_);
   FinishExchange();
 }
 
-void HttpConnection::QueueResponse(const HttpResponse& response, bool with_body) {
-  Queue(FormatHead(response, BodyFraming::kLength, response.body.size(), KeepAlive()));
+void HttpConnection::AddCors(std::vector<HttpHeader>& headers) const {
+  const std::string& origin = core_.options().cors_origin;
+  if (origin.empty()) return;
+  headers.push_back({"Access-Control-Allow-Origin", origin});
+  if (origin != "*") headers.push_back({"Vary", "Origin"});
+}
+
+void HttpConnection::QueueResponse(HttpResponse response, bool with_body) {
+  AddCors(response.headers);
+  Queue(FormatHead(response, response.status == 204 ? BodyFraming::kNone : BodyFraming::kLength,
+                   response.body.size(), KeepAlive()));
   if (with_body && !response.body.empty()) Queue(response.body);
 }
 
@@ -295,7 +387,7 @@ asio::awaitable<void> HttpConnection::WriteLoop() {
     for (const std::string& part : batch) buffers.push_back(asio::buffer(part));
     write_deadline_ = AfterMs(core_.options().write_timeout_ms);
     error_code ec;
-    co_await asio::async_write(socket_, buffers, Into(ec));
+    co_await socket_.Write(buffers, ec);
     write_deadline_ = kNever;
     queued_bytes_ -= bytes;
     if (ec) Close();
@@ -306,6 +398,8 @@ asio::awaitable<void> HttpConnection::WriteLoop() {
   } else {
     ProcessInput();  // requests that waited for the queue to shrink
     resume_.cancel();
+    // The server may have begun to drain after this answer had promised to keep the connection.
+    if (core_.draining()) CloseWhenIdle();
   }
 }
 
@@ -320,16 +414,16 @@ void HttpConnection::Linger() {
     return;
   }
   // Closing while input is unread would reset the connection and could destroy the answer.
-  error_code ignored;
-  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
   read_deadline_ = AfterMs(kLingerMs);
+  if (!std::exchange(shut_, true)) Spawn(ShutdownSend());
 }
+
+asio::awaitable<void> HttpConnection::ShutdownSend() { co_await socket_.ShutdownSend(); }
 
 void HttpConnection::Close() {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
-  error_code ignored;
-  socket_.close(ignored);
+  socket_.Close();
   resume_.cancel();
   output_.clear();
   if (exchange_ != 0) core_.RemoveExchange(exchange_);
@@ -351,8 +445,11 @@ void HttpConnection::CheckDeadlines(Clock::time_point now) {
   } else if (now >= read_deadline_) {
     read_deadline_ = kNever;
     if (state_ == State::kReading && parser_) {
-      Refuse(408,
-             Text("the request did not arrive within ", core_.options().read_timeout_ms, " ms"));
+      Refuse(408, parser_->is_header_done()
+                      ? Text("the request's body, or one more MiB of it, did not arrive within ",
+                             core_.options().read_timeout_ms, " ms")
+                      : Text("the request's header did not arrive within ",
+                             core_.options().header_timeout_ms, " ms"));
     } else {
       Close();
     }

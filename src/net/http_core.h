@@ -18,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "net/client_socket.h"
 #include "net/http_route.h"
 #include "net/http_server.h"
 
@@ -53,7 +54,7 @@ class HttpConnection {
 
   // What HttpResponder says about the exchange under way.
   void Send(HttpResponse response);
-  void Begin(const HttpResponse& head);
+  void Begin(HttpResponse head);
   void Write(std::string data);
   void End();
   void Abandon();
@@ -62,16 +63,24 @@ class HttpConnection {
  private:
   enum class State { kReading, kExchange, kLingering, kClosed };
 
+  // The TLS handshake, if there is one, and then ReadLoop.
+  boost::asio::awaitable<void> Serve(std::string refusal);
   // Runs until the connection ends; waits on resume_ where enough has been read ahead.
   boost::asio::awaitable<void> ReadLoop();
   // Runs until output_ is empty; Queue starts it again.
   boost::asio::awaitable<void> WriteLoop();
+  boost::asio::awaitable<void> ShutdownSend();
   void Spawn(boost::asio::awaitable<void> loop);
 
   // Feeds the parser as far as the state allows.
   void ProcessInput();
   // One request's header is there: false if it has been refused.
   bool AcceptHeader();
+  // The parts of AcceptHeader: what the server can't or won't read, and what needs no handler.
+  bool AcceptForm();
+  bool AcceptRoute(const std::string& method);
+  // Time for more of the body, where enough of it has come since the last time.
+  void ExtendBodyDeadline(size_t arrived);
   // The whole request is there: begins an exchange and calls the handler.
   void Dispatch();
   void Refuse(int status, const std::string& message, std::vector<HttpHeader> headers = {});
@@ -81,24 +90,27 @@ class HttpConnection {
   bool KeepAlive() const;
   // Appends to the output and starts WriteLoop if it does not run.
   void Queue(std::string bytes);
-  void QueueResponse(const HttpResponse& response, bool with_body);
+  void QueueResponse(HttpResponse response, bool with_body);
+  void AddCors(std::vector<HttpHeader>& headers) const;
   // The answer is complete: reads the next request, or lets the connection end.
   void FinishExchange();
   // No more requests: flush, then wait for the client to close.
   void Linger();
 
   HttpCore& core_;
-  boost::asio::ip::tcp::socket socket_;
+  ClientSocket socket_;
   const std::string peer_;
   State state_ = State::kReading;
   int loops_ = 0;  // coroutines that still refer to this
   bool read_ended_ = false;
+  bool shut_ = false;  // the sending side has been, or is being, ended
   Deadline::Clock::time_point read_deadline_;
   Deadline::Clock::time_point write_deadline_;
 
   // Input.
   boost::beast::flat_buffer input_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  size_t body_bytes_ = 0;  // arrived since the deadline was last extended
   RouteMatch match_;
   HttpTarget target_;
   boost::asio::steady_timer resume_;  // cancelled when reading may go on
@@ -128,7 +140,7 @@ class HttpCore {
   Status Listen();
   int port() const { return acceptor_.local_endpoint().port(); }
   void StartThread();
-  void StopAccepting();
+  void StartDraining();
   bool Stop(Deadline deadline);
   const IoExecutor& executor() const { return executor_; }
 
@@ -136,13 +148,20 @@ class HttpCore {
   const HttpServerOptions& options() const { return options_; }
   const std::vector<HttpRoute>& routes() const { return routes_; }
   boost::asio::io_context& io() { return io_; }
-  bool draining() const { return draining_; }  // answers end their connections
+  boost::asio::ssl::context* tls() const { return tls_.get(); }  // null: plain TCP
+  bool draining() const { return draining_; }                    // answers end their connections
   HttpResponse RenderError(int status, const std::string& message) const;
   // A number for an exchange that begins; none is used twice.
   uint64_t AddExchange(HttpConnection* connection);
   void RemoveExchange(uint64_t exchange) { exchanges_.erase(exchange); }
   HttpConnection* Find(uint64_t exchange) const;  // null: its connection has ended
   void Remove(HttpConnection* connection);
+  // A client that has connected.
+  void Adopt(boost::asio::ip::tcp::socket socket, std::string peer);
+
+  // For tests without an io thread: binds to the calling thread and runs what can run now.
+  void RunReady();
+  size_t connections() const { return connections_.size(); }
 
  private:
   // Until the acceptor is closed.
@@ -153,6 +172,7 @@ class HttpCore {
   void Drain();
 
   const HttpServerOptions options_;
+  std::unique_ptr<boost::asio::ssl::context> tls_;
   const std::vector<HttpRoute> routes_;
   boost::asio::io_context io_{1};
   boost::asio::ip::tcp::acceptor acceptor_{io_};

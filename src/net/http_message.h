@@ -46,7 +46,8 @@ struct HttpTarget {
 std::optional<HttpTarget> ParseTarget(std::string_view target);
 
 // How the body of a response ends.
-enum class BodyFraming { kLength, kChunked, kUntilClose };
+// kNone: there is none, and no header about it (204).
+enum class BodyFraming { kLength, kChunked, kUntilClose, kNone };
 
 // Status line and headers up to and with the empty line. `length` is used with kLength only.
 std::string FormatHead(const HttpResponse& response, BodyFraming framing, size_t length,

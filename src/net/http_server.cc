@@ -52,7 +52,8 @@ void IoExecutor::Mailbox::Close() {
 HttpResponder::HttpResponder(HttpResponder&& other) noexcept
     : core_(std::exchange(other.core_, nullptr)),
       executor_(other.executor_),
-      exchange_(other.exchange_) {}
+      exchange_(other.exchange_),
+      lease_(std::move(other.lease_)) {}
 
 HttpResponder& HttpResponder::operator=(HttpResponder&& other) noexcept {
   if (this == &other) return *this;
@@ -60,6 +61,7 @@ HttpResponder& HttpResponder::operator=(HttpResponder&& other) noexcept {
   core_ = std::exchange(other.core_, nullptr);
   executor_ = other.executor_;
   exchange_ = other.exchange_;
+  lease_ = std::move(other.lease_);
   return *this;
 }
 
@@ -67,6 +69,7 @@ void HttpResponder::Send(HttpResponse response) {
   // The duty is done: Abandon, from the destructor, finds nothing to do.
   HttpCore* core = std::exchange(core_, nullptr);
   if (core == nullptr) return;
+  lease_.reset();  // first: who gets the answer may ask again at once
   executor_.Run([core, id = exchange_, response = std::move(response)]() mutable {
     if (HttpConnection* connection = core->Find(id)) connection->Send(std::move(response));
   });
@@ -89,6 +92,7 @@ void HttpResponder::Write(std::string data) {
 void HttpResponder::End() {
   HttpCore* core = std::exchange(core_, nullptr);
   if (core == nullptr) return;
+  lease_.reset();
   executor_.Run([core, id = exchange_] {
     if (HttpConnection* connection = core->Find(id)) connection->End();
   });
@@ -97,6 +101,7 @@ void HttpResponder::End() {
 void HttpResponder::Abandon() {
   HttpCore* core = std::exchange(core_, nullptr);
   if (core == nullptr) return;
+  lease_.reset();
   executor_.Run([core, id = exchange_] {
     if (HttpConnection* connection = core->Find(id)) connection->Abandon();
   });
@@ -130,6 +135,11 @@ Status HttpCore::Listen() {
   };
   if (options_.port < 0 || options_.port > 65535) {
     return InvalidArgument(Text("--port is ", options_.port, "; expected 0 to 65535"));
+  }
+  if (!options_.tls_certificate_file.empty() || !options_.tls_key_file.empty()) {
+    CAUSEWAY_ASSIGN_OR_RETURN(tls_,
+                              MakeTlsContext(options_.tls_certificate_file, options_.tls_key_file,
+                                             options_.tls_key_password));
   }
   error_code ec;
   tcp::resolver resolver(io_);
@@ -181,15 +191,18 @@ asio::awaitable<void> HttpCore::AcceptLoop() {
 }
 
 void HttpCore::Accept(tcp::socket socket) {
+  error_code ec;
+  const tcp::endpoint peer = socket.remote_endpoint(ec);
+  if (ec) return;  // gone already
+  Adopt(std::move(socket), HostAndPort(peer.address().to_string(), peer.port()));
+}
+
+void HttpCore::Adopt(tcp::socket socket, std::string peer) {
   // Somewhat beyond the limit, connections are taken to tell them 503; past that the socket is
   // closed here without a word.
   if (connections_.size() >= options_.max_connections + kRefusedConnections) return;
   const bool full = connections_.size() >= options_.max_connections;
-  error_code ec;
-  const tcp::endpoint peer = socket.remote_endpoint(ec);
-  if (ec) return;  // gone already
-  auto connection = std::make_unique<HttpConnection>(
-      *this, std::move(socket), HostAndPort(peer.address().to_string(), peer.port()));
+  auto connection = std::make_unique<HttpConnection>(*this, std::move(socket), std::move(peer));
   HttpConnection* raw = connection.get();
   connections_[raw] = std::move(connection);
   raw->Start(full ? Text("the server has ", options_.max_connections,
@@ -199,8 +212,8 @@ void HttpCore::Accept(tcp::socket socket) {
 
 asio::awaitable<void> HttpCore::SweepLoop() {
   // Late by at most a quarter of the shortest time-out, half a second at most.
-  const int64_t shortest =
-      std::min({options_.idle_timeout_ms, options_.read_timeout_ms, options_.write_timeout_ms});
+  const int64_t shortest = std::min({options_.idle_timeout_ms, options_.header_timeout_ms,
+                                     options_.read_timeout_ms, options_.write_timeout_ms});
   const std::chrono::milliseconds interval(
       std::clamp<int64_t>(shortest / 4, int64_t{10}, int64_t{500}));
   // Until the last connection has ended: nobody else checks deadlines.
@@ -236,21 +249,27 @@ void HttpCore::Remove(HttpConnection* connection) {
 
 void HttpCore::Drain() {
   draining_ = true;
-  error_code ignored;
-  acceptor_.close(ignored);
   // Only closes sockets. Connections leave the map later, when their loops have ended, so that it
   // does not change under this loop.
   for (const auto& [connection, owned] : connections_) connection->CloseWhenIdle();
 }
 
-void HttpCore::StopAccepting() {
+void HttpCore::StartDraining() {
   executor_.Post([this] { Drain(); });
+}
+
+void HttpCore::RunReady() {
+  mailbox_->BindToThisThread();
+  io_.restart();
+  io_.poll();
 }
 
 bool HttpCore::Stop(Deadline deadline) {
   if (!thread_.joinable()) return true;
   executor_.Post([this] {
     stopping_ = true;
+    error_code ignored;
+    acceptor_.close(ignored);
     Drain();
     if (connections_.empty()) sweep_.cancel();
   });
@@ -272,7 +291,8 @@ StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(const HttpServerOptions
   CAUSEWAY_RETURN_IF_ERROR(server->core_->Listen());
   // In this order: once the thread runs, the acceptor is its own.
   server->port_ = server->core_->port();
-  server->url_ = "http://" + HostAndPort(options.host, server->port_);
+  server->url_ = (options.tls_certificate_file.empty() ? "http://" : "https://") +
+                 HostAndPort(options.host, server->port_);
   server->core_->StartThread();
   return server;
 }
@@ -281,7 +301,7 @@ HttpServer::~HttpServer() = default;
 
 IoExecutor HttpServer::executor() const { return core_->executor(); }
 
-void HttpServer::StopAccepting() { core_->StopAccepting(); }
+void HttpServer::StartDraining() { core_->StartDraining(); }
 
 bool HttpServer::Stop(Deadline deadline) { return core_->Stop(deadline); }
 

@@ -58,6 +58,8 @@ class HttpResponder {
   // `gone` runs at most once, as a task of the io thread, when the connection ends (client gone,
   // reads too slowly, server stops) before Send or End, or if that has happened already.
   void OnClose(std::function<void()> gone);
+  // Kept until the answer is complete, or this is destroyed.
+  void Hold(std::shared_ptr<void> lease) { lease_ = std::move(lease); }
   const IoExecutor& executor() const { return executor_; }
 
  private:
@@ -66,6 +68,7 @@ class HttpResponder {
   HttpCore* core_;  // touched on the io thread only; null: nothing is owed any more
   IoExecutor executor_;
   uint64_t exchange_;
+  std::shared_ptr<void> lease_ = nullptr;
 };
 
 // Called on the io thread; must not block.
@@ -82,13 +85,22 @@ struct HttpServerOptions {
   int port = 0;                    // 0: any free one
   size_t max_connections = 4096;   // more get 503
   uint64_t max_header_bytes = 64 << 10;
+  size_t max_headers = 100;
+  size_t max_target_bytes = 8 << 10;  // path and query
   uint64_t max_body_bytes = 64 << 20;
-  int64_t idle_timeout_ms = 75'000;   // between requests
-  int64_t read_timeout_ms = 60'000;   // from a request's first byte to its last
-  int64_t write_timeout_ms = 30'000;  // for 256 KiB of answer to be taken by the client
-  size_t max_queued_bytes = 4 << 20;  // of a stream whose client reads too slowly; then it is cut
-  // The body of errors that the server itself answers (400, 404, 405, 408, 413, 417, 431, 500,
-  // 503); if empty, plain text.
+  int64_t idle_timeout_ms = 75'000;    // between requests
+  int64_t header_timeout_ms = 15'000;  // for a header to arrive in whole, and for a TLS handshake
+  int64_t read_timeout_ms = 60'000;    // for a body, and once more for each MiB that has arrived
+  int64_t write_timeout_ms = 30'000;   // for 256 KiB of answer to be taken by the client
+  size_t max_queued_bytes = 4 << 20;   // of a stream whose client reads too slowly; then it is cut
+  // PEM files; both or none. With them the server speaks TLS only.
+  std::string tls_certificate_file = "";
+  std::string tls_key_file = "";
+  std::string tls_key_password = "";
+  // Whose scripts browsers let read the answers: an origin or "*"; empty: nobody's.
+  std::string cors_origin = "";
+  // The body of errors that the server itself answers (400, 404, 405, 408, 413, 414, 415, 417, 431,
+  // 500, 501, 503); if empty, plain text.
   std::function<HttpResponse(int status, const std::string& message)> render_error = {};
 };
 
@@ -103,10 +115,11 @@ class HttpServer {
   const std::string& url() const { return url_; }  // "http://127.0.0.1:30000", "http://[::1]:80"
   IoExecutor executor() const;
 
-  // No new connections from now on; idle ones end, busy ones end after their answer.
-  void StopAccepting();
-  // StopAccepting, then waits for the answers under way; what is left at the deadline is cut. False
-  // if something was. Ends the io thread; later calls do nothing.
+  // Connections end after their next answer from now on, idle ones at once. New ones are still
+  // accepted, so that whoever asks can be told that the server is going away.
+  void StartDraining();
+  // No new connections, then waits for the answers under way; what is left at the deadline is cut.
+  // False if something was. Ends the io thread; later calls do nothing.
   bool Stop(Deadline deadline);
 
  private:

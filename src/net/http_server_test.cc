@@ -313,13 +313,28 @@ struct BadRequest {
 TEST(HttpServerTest, BadRequestsGetTheirStatusAndTheConnectionEnds) {
   HttpServerOptions options;
   options.max_header_bytes = 1000;
+  options.max_headers = 20;
+  options.max_target_bytes = 200;
   options.max_body_bytes = 1000;
   Fixture fixture(options);
+  std::string many;
+  for (int i = 0; i < 20; ++i) many += Text("X-", i, ": y\r\n");
   const std::string post = "POST /echo HTTP/1.1\r\nHost: h\r\n";
   const BadRequest kCases[] = {
       {"garbage", "hello\r\n\r\n", 400},
       {"TLS hello", std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 9) + "\r\n\r\n", 400},
       {"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400},
+      {"HTTP/2 in words", "GET /query HTTP/2.0\r\nHost: h\r\n\r\n", 400},
+      {"HTTP/0.9", "GET /query\r\n\r\n", 400},
+      {"long target", "GET /query?" + std::string(200, 'x') + " HTTP/1.1\r\nHost: h\r\n\r\n", 414},
+      {"many headers", post + many + "\r\n", 431},
+      {"unknown coding", post + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
+      {"coding is not chunked", post + "Transfer-Encoding: identity\r\n\r\n", 501},
+      {"chunked twice",
+       post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+      {"chunked in 1.0", "POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+      {"compressed", post + "Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", 415},
+      {"proxy", "CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n", 400},
       {"no host", "GET /query HTTP/1.1\r\n\r\n", 400},
       {"two hosts", "GET /query HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400},
       {"relative target", "GET query HTTP/1.1\r\nHost: h\r\n\r\n", 400},
@@ -399,7 +414,7 @@ TEST(HttpServerTest, AnOversizedUploadStillReadsItsRefusal) {
 
 TEST(HttpServerTest, SlowRequestsGet408AndIdleConnectionsEnd) {
   HttpServerOptions options;
-  options.read_timeout_ms = 150;
+  options.header_timeout_ms = 150;
   options.idle_timeout_ms = 300;
   Fixture fixture(options);
   HttpClient slow = fixture.Client();
@@ -419,8 +434,66 @@ TEST(HttpServerTest, SlowRequestsGet408AndIdleConnectionsEnd) {
   EXPECT_LT(Deadline::Clock::now() - begin, 10s);
 }
 
+TEST(HttpServerTest, ABodyThatStopsArrivingGets408AndOneThatGoesOnIsTaken) {
+  HttpServerOptions options;
+  options.read_timeout_ms = 400;
+  Fixture fixture(options);
+  HttpClient slow = fixture.Client();
+  const std::string head = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: ";
+  ASSERT_TRUE(slow.SendBytes(head + "10\r\n\r\n12345", Soon()).ok());
+  EXPECT_EQ(slow.ReadHead(Soon())->status, 408);
+  EXPECT_NE(slow.ReadBody(Soon())->find("400 ms"), std::string::npos);
+  EXPECT_TRUE(slow.WaitForClose(Soon()));
+  // Longer in all than the time-out, but never a MiB later than that.
+  constexpr int kPieces = 6;
+  const std::string piece(1 << 20, 'x');
+  HttpClient steady = fixture.Client();
+  ASSERT_TRUE(steady.SendBytes(Text(head, piece.size() * kPieces, "\r\n\r\n"), Soon()).ok());
+  for (int i = 0; i < kPieces; ++i) {
+    ASSERT_TRUE(steady.SendBytes(piece, Soon()).ok());
+    std::this_thread::sleep_for(100ms);
+  }
+  EXPECT_EQ(steady.ReadHead(Soon())->status, 200);
+}
+
+TEST(HttpServerTest, OptionsSayWhatAPathTakes) {
+  Fixture fixture;
+  HttpClient client = fixture.Client();
+  for (int i = 0; i < 2; ++i) {  // on one connection
+    auto reply = client.Call("OPTIONS", "/echo", "", Soon(), {{"Origin", "http://a"}});
+    ASSERT_TRUE(reply.ok()) << reply.status().message();
+    EXPECT_EQ(reply->status, 204);
+    EXPECT_EQ(*FindHeader(reply->headers, "Allow"), "POST, OPTIONS");
+    EXPECT_EQ(FindHeader(reply->headers, "Content-Length"), nullptr);
+    EXPECT_EQ(FindHeader(reply->headers, "Access-Control-Allow-Origin"), nullptr);
+  }
+  EXPECT_EQ(client.Call("OPTIONS", "/nothing", "", Soon())->status, 404);
+}
+
+TEST(HttpServerTest, ScriptsOfOtherOriginsMayAskOnlyWhereTheOwnerSaysSo) {
+  HttpServerOptions options;
+  options.cors_origin = "https://app.example";
+  Fixture fixture(options);
+  HttpClient client = fixture.Client();
+  const auto asked = client.Call("OPTIONS", "/echo", "", Soon(),
+                                 {{"Access-Control-Request-Headers", "authorization, x-a"}});
+  EXPECT_EQ(*FindHeader(asked->headers, "Access-Control-Allow-Origin"), "https://app.example");
+  EXPECT_EQ(*FindHeader(asked->headers, "Access-Control-Allow-Methods"), "POST, OPTIONS");
+  EXPECT_EQ(*FindHeader(asked->headers, "Access-Control-Allow-Headers"), "authorization, x-a");
+  const auto odd = client.Call("OPTIONS", "/echo", "", Soon(),
+                               {{"Access-Control-Request-Headers", "a: b; <script>"}});
+  EXPECT_EQ(*FindHeader(odd->headers, "Access-Control-Allow-Headers"),
+            "Authorization, Content-Type");
+  for (const char* path : {"/stream?1", "/nothing", "/items/a"}) {
+    const auto reply = client.Call("GET", path, "", Soon());
+    EXPECT_EQ(*FindHeader(reply->headers, "Access-Control-Allow-Origin"), "https://app.example");
+    EXPECT_EQ(*FindHeader(reply->headers, "Vary"), "Origin") << path;
+  }
+}
+
 TEST(HttpServerTest, AnswersMayTakeLongerThanTheTimeoutsForRequests) {
   HttpServerOptions options;
+  options.header_timeout_ms = 50;
   options.read_timeout_ms = 50;
   options.idle_timeout_ms = 50;
   Fixture fixture(options);
@@ -551,6 +624,19 @@ TEST(HttpServerTest, StoppingWaitsForTheAnswersUnderWay) {
   stopper.join();
   auto refused = HttpClient::Connect("127.0.0.1", fixture.server().port(), Soon());
   EXPECT_EQ(refused.status().code(), StatusCode::kUnavailable);
+}
+
+TEST(HttpServerTest, ADrainingServerStillAnswersNewConnectionsOnce) {
+  Fixture fixture;
+  HttpClient idle = fixture.Client();
+  ASSERT_TRUE(idle.Call("POST", "/echo", "x", Soon()).ok());
+  fixture.server().StartDraining();
+  EXPECT_TRUE(idle.WaitForClose(Soon()));
+  HttpClient client = fixture.Client();
+  auto reply = client.Call("POST", "/echo", "x", Soon());
+  ASSERT_TRUE(reply.ok()) << reply.status().message();
+  EXPECT_EQ(*FindHeader(reply->headers, "Connection"), "close");
+  EXPECT_TRUE(client.WaitForClose(Soon()));
 }
 
 TEST(HttpServerTest, StoppingCutsWhatIsLeftAtTheDeadline) {

@@ -41,8 +41,10 @@ Json ErrorJson(const ApiError& error) {
 
 HttpResponse ErrorResponse(const ApiError& error) {
   HttpResponse response{.status = error.http_status, .body = Dump(ErrorJson(error))};
-  // 503 is passing (a full queue, a server that ends): clients that heed the header try again soon.
-  if (error.http_status == 503) response.headers.push_back({"Retry-After", "1"});
+  // These pass (a full queue, a key's limit, a server that ends): clients that heed the header try
+  // again soon.
+  if (error.http_status == 503 || error.http_status == 429)
+    response.headers.push_back({"Retry-After", "1"});
   if (error.http_status == 401) response.headers.push_back({"WWW-Authenticate", "Bearer"});
   return response;
 }

@@ -21,7 +21,7 @@ ApiError ToApiError(const Status& status);
 
 // {"error": {"message", "type", "param", "code"}}
 Json ErrorJson(const ApiError& error);
-// With Retry-After for 503 and WWW-Authenticate for 401.
+// With Retry-After for 429 and 503, and WWW-Authenticate for 401.
 HttpResponse ErrorResponse(const ApiError& error);
 
 }  // namespace causeway

@@ -12,6 +12,10 @@ namespace {
 
 using Kind = JsonToken::Kind;
 
+// A value takes up to 70 bytes of memory and two of text: without a limit, a body would grow
+// thirtyfold here. Far more than the token ids of any batch of prompts.
+constexpr int64_t kMaxValues = 2'000'000;
+
 // Puts tokens together to a value. Open containers stay where they are while they grow: only the
 // innermost gets new members.
 class Builder {
@@ -77,7 +81,13 @@ class Builder {
 StatusOr<Json> ParseOrderedJson(std::string_view text, const std::string& source) {
   Json root;
   Builder builder(root);
-  CAUSEWAY_RETURN_IF_ERROR(VisitJson(text, source, [&builder](const JsonToken& token) {
+  int64_t values = 0;
+  CAUSEWAY_RETURN_IF_ERROR(VisitJson(text, source, [&](const JsonToken& token) {
+    const bool begins =
+        token.kind != Kind::kKey && token.kind != Kind::kArrayEnd && token.kind != Kind::kObjectEnd;
+    if (begins && ++values > kMaxValues) {
+      return InvalidArgument(Text(source, ": more than ", kMaxValues, " values"));
+    }
     builder.Add(token);
     return Status();
   }));

@@ -12,9 +12,9 @@ namespace causeway {
 // Keeps the order of keys: clients and prompts see what was written.
 using Json = nlohmann::ordered_json;
 
-// Strict: refuses broken syntax and UTF-8, keys that appear twice, more than 64 levels, numbers
-// beyond double, anything after the value. Errors start with `source`. Integers beyond int64
-// become floating point.
+// Strict: refuses broken syntax and UTF-8, keys that appear twice, more than 64 levels or two
+// million values, numbers beyond double, anything after the value. Errors start with `source`.
+// Integers beyond int64 become floating point.
 StatusOr<Json> ParseOrderedJson(std::string_view text, const std::string& source);
 
 // Compact text; broken UTF-8 becomes U+FFFD.

@@ -134,10 +134,12 @@ std::vector<HttpRoute> NativeApi::Routes(RequestDesk& desk) const {
       for (const char* path : paths) routes.push_back({method, path, key_.Guard(handler)});
     }
   };
-  add({"POST", "PUT"}, {kGeneratePath},
-      [this, &desk](HttpRequest request, HttpResponder responder) {
-        desk.Take(generate_, std::move(request), std::move(responder));
-      });
+  for (const char* method : {"POST", "PUT"}) {
+    routes.push_back({method, kGeneratePath,
+                      key_.GuardWork([this, &desk](HttpRequest request, HttpResponder responder) {
+                        desk.Take(generate_, std::move(request), std::move(responder));
+                      })});
+  }
   add({"POST"}, {"/abort_request"}, [&desk](const HttpRequest& request, HttpResponder responder) {
     Abort(desk, request, std::move(responder));
   });

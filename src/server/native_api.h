@@ -13,7 +13,7 @@
 namespace causeway {
 
 struct NativeOptions {
-  std::string api_key;
+  ApiKey api_key;
   std::string model_path;
   std::string tokenizer_path;
   std::string model_type;  // of the checkpoint's config.json

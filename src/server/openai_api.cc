@@ -6,9 +6,9 @@
 
 namespace causeway {
 
-OpenAiApi::OpenAiApi(const ServedModel& model, const std::string& api_key)
+OpenAiApi::OpenAiApi(const ServedModel& model, ApiKey api_key)
     : model_(model),
-      key_(api_key),
+      key_(std::move(api_key)),
       created_(static_cast<int64_t>(std::time(nullptr))),
       completions_(MakeIntake(Endpoint::kCompletions)),
       chat_(MakeIntake(Endpoint::kChat)) {}
@@ -40,10 +40,13 @@ std::vector<HttpRoute> OpenAiApi::Routes(RequestDesk& desk) const {
   const auto add = [&](const char* method, const char* path, HttpHandler handler) {
     routes.push_back({method, path, key_.Guard(std::move(handler))});
   };
-  add("POST", "/v1/completions", [this, &desk](HttpRequest request, HttpResponder responder) {
+  const auto add_work = [&](const char* path, HttpHandler handler) {
+    routes.push_back({"POST", path, key_.GuardWork(std::move(handler))});
+  };
+  add_work("/v1/completions", [this, &desk](HttpRequest request, HttpResponder responder) {
     desk.Take(completions_, std::move(request), std::move(responder));
   });
-  add("POST", "/v1/chat/completions", [this, &desk](HttpRequest request, HttpResponder responder) {
+  add_work("/v1/chat/completions", [this, &desk](HttpRequest request, HttpResponder responder) {
     desk.Take(chat_, std::move(request), std::move(responder));
   });
   add("GET", "/v1/models",

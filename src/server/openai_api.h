@@ -14,7 +14,7 @@ namespace causeway {
 // Lives longer than the desk that has its requests.
 class OpenAiApi {
  public:
-  OpenAiApi(const ServedModel& model, const std::string& api_key);
+  OpenAiApi(const ServedModel& model, ApiKey api_key);
 
   // /v1/completions, /v1/chat/completions, /v1/models, /v1/models/*, /health.
   // Handlers for HttpServer::Listen. They refer to this object and to the desk and run on the io

@@ -67,7 +67,7 @@ ProfileReply Answer(HttpResponder responder, const std::string& text) {
 
 }  // namespace
 
-ProfileApi::ProfileApi(RequestSink& engine, std::string api_key, std::string default_dir)
+ProfileApi::ProfileApi(RequestSink& engine, ApiKey api_key, std::string default_dir)
     : engine_(engine), key_(std::move(api_key)), default_dir_(std::move(default_dir)) {}
 
 std::vector<HttpRoute> ProfileApi::Routes() const {

@@ -13,7 +13,7 @@ namespace causeway {
 class ProfileApi {
  public:
   // Profiles of requests that name no output_dir go to `default_dir`. `engine` must outlive this.
-  ProfileApi(RequestSink& engine, std::string api_key, std::string default_dir);
+  ProfileApi(RequestSink& engine, ApiKey api_key, std::string default_dir);
 
   // For HttpServer::Listen. The handlers refer to this object, run on the io thread and ask for the
   // API key where there is one.

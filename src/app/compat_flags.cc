@@ -1,0 +1,115 @@
+#include "app/compat_flags.h"
+
+#include "base/check.h"
+
+namespace causeway {
+namespace {
+
+struct Accepted {
+  const char* name;
+  bool has_value;
+  const char* why;
+};
+
+constexpr Accepted kAccepted[] = {
+    {"--trust-remote-code", false, "no code of a checkpoint is ever run"},
+    {"--disable-cuda-graph", false, "there are no CUDA graphs"},
+    {"--disable-cuda-graph-padding", false, "there are no CUDA graphs"},
+    {"--cuda-graph-max-bs", true, "there are no CUDA graphs"},
+    {"--attention-backend", true, "--isa chooses the kernels"},
+    {"--prefill-attention-backend", true, "--isa chooses the kernels"},
+    {"--decode-attention-backend", true, "--isa chooses the kernels"},
+    {"--dsa-prefill-backend", true, "--isa chooses the kernels"},
+    {"--dsa-decode-backend", true, "--isa chooses the kernels"},
+    {"--nsa-prefill-backend", true, "--isa chooses the kernels"},
+    {"--nsa-decode-backend", true, "--isa chooses the kernels"},
+    {"--moe-runner-backend", true, "--isa chooses the kernels"},
+    {"--fp8-gemm-backend", true, "--isa chooses the kernels"},
+    {"--sampling-backend", true, "there is one sampler"},
+    {"--grammar-backend", true, "there is one"},
+    {"--enable-torch-compile", false, "there is no PyTorch"},
+    {"--skip-server-warmup", false, "the server needs no warm-up"},
+    {"--tokenizer-worker-num", true, "one thread tokenises"},
+    {"--tokenizer-mode", true, "there is one tokenizer"},
+    {"--detokenizer-worker-num", true, "one thread detokenises"},
+    {"--stream-interval", true, "each token is sent as it comes; /generate takes it per request"},
+    {"--enable-mixed-chunk", false, "prompts and answers always share steps"},
+    {"--enable-prefill-cp", false, "--cp-size above 1 says so"},
+    {"--enable-dsa-prefill-context-parallel", false, "--cp-size above 1 says so"},
+    {"--enable-nsa-prefill-context-parallel", false, "--cp-size above 1 says so"},
+    {"--cp-strategy", true, "answers are the same for every one; --cp-partition chooses"},
+    {"--dsa-prefill-cp-mode", true, "answers are the same for every one; --cp-partition chooses"},
+    {"--nsa-prefill-cp-mode", true, "answers are the same for every one; --cp-partition chooses"},
+    {"--enable-dp-attention", false, "--dp-size above 1 says so"},
+    {"--enable-dp-lm-head", false, "all ranks always share the vocabulary"},
+    {"--moe-dense-tp-size", true, "dense layers follow the layout of attention"},
+    {"--enable-cache-report", false, "usage always says how many tokens were cached"},
+    {"--random-seed", true, "a request's seed is its own; without one it is random"},
+};
+
+std::string Help(const Accepted& flag) {
+  return Text("Accepted for compatibility, without effect: ", flag.why,
+              "; default: ", flag.has_value ? "none" : "off");
+}
+
+}  // namespace
+
+void CompatFlags::Register(CLI::App& app) {
+  app.add_option("--device", device, "cpu, which auto means; this build has no other")
+      ->capture_default_str();
+  app.add_option("--page-size", page_size, "Tokens of a page of the KV cache; only 64")
+      ->capture_default_str();
+  app.add_option("--load-format", load_format, "safetensors, which auto means; no other")
+      ->capture_default_str();
+  app.add_option("--pp-size,--pipeline-parallel-size", pp_size, "Pipeline stages; only 1")
+      ->capture_default_str();
+  app.add_option("--dcp-size", dcp_size, "Decode-context-parallel ranks; only 1")
+      ->capture_default_str();
+  for (const Accepted& flag : kAccepted) {
+    if (app.get_option_no_throw(flag.name) != nullptr) continue;
+    CLI::Option* option = flag.has_value
+                              ? app.add_option(flag.name, values_[flag.name], Help(flag))
+                              : app.add_flag(flag.name, switches_[flag.name], Help(flag));
+    option->group("Accepted for compatibility");
+  }
+}
+
+Status CompatFlags::Check() const {
+  if (device != "auto" && device != "cpu") {
+    return InvalidArgument(Text("--device is '", device, "'; this build has: cpu"));
+  }
+  if (page_size != 64) {
+    return InvalidArgument(Text("--page-size is ", page_size,
+                                "; expected 64: kernels, cache and transfer share pages of that "
+                                "many tokens"));
+  }
+  if (load_format != "auto" && load_format != "safetensors") {
+    return InvalidArgument(Text("--load-format is '", load_format,
+                                "'; expected auto or safetensors (for random weights see "
+                                "causeway make-model)"));
+  }
+  if (pp_size != 1) {
+    return InvalidArgument(Text("--pp-size is ", pp_size,
+                                "; expected 1: layers are not spread over hosts, --tp, --cp-size, "
+                                "--dp-size and --ep-size are"));
+  }
+  if (dcp_size != 1) {
+    return InvalidArgument(Text("--dcp-size is ", dcp_size,
+                                "; expected 1: ranks of a host share one KV cache already"));
+  }
+  return Status();
+}
+
+std::vector<std::string> CompatFlags::Given() const {
+  std::vector<std::string> out;
+  for (const Accepted& flag : kAccepted) {
+    const auto value = values_.find(flag.name);
+    const auto is_on = switches_.find(flag.name);
+    const bool given = (value != values_.end() && !value->second.empty()) ||
+                       (is_on != switches_.end() && is_on->second);
+    if (given) out.push_back(Text(flag.name, ": ", flag.why));
+  }
+  return out;
+}
+
+}  // namespace causeway
