@@ -217,21 +217,30 @@ ExprId JsonRules::ZeroFraction() {
   return b_.Optional(b_.Sequence({b_.Literal("."), b_.Repeat(b_.Literal("0"), 1, kMostFraction)}));
 }
 
-ExprId JsonRules::PositiveFraction() {
-  return b_.Sequence({b_.Literal("."), b_.Repeat(b_.Literal("0"), 0, kMostFraction - 2),
-                      b_.Bytes(ByteSet::Range('1', '9')), Digits(0, 1)});
+ExprId JsonRules::PositiveFraction(int64_t digits) {
+  const int64_t zeros = (digits - 1) / 2;
+  return b_.Sequence({b_.Literal("."), b_.Repeat(b_.Literal("0"), 0, zeros),
+                      b_.Bytes(ByteSet::Range('1', '9')), Digits(0, digits - 1 - zeros)});
 }
 
 ExprId JsonRules::Magnitude(const NumberBounds& bounds) {
   const int64_t least = bounds.least.value_or(0);
   const int64_t most = bounds.most.value_or(kMostInteger);
-  const ExprId fraction = b_.Optional(b_.Sequence({b_.Literal("."), Digits(1, kMostFraction)}));
+  // Digits behind the point by which a number still differs from the bound when a parser rounds it:
+  // 15 digits in all always survive.
+  const auto digits_beside = [](int64_t bound) {
+    return std::max<int64_t>(0, 15 - static_cast<int64_t>(std::to_string(bound).size()));
+  };
+  const int64_t digits = bounds.below_most ? digits_beside(most) : kMostFraction;
+  const ExprId fraction =
+      digits > 0 ? b_.Optional(b_.Sequence({b_.Literal("."), Digits(1, digits)})) : b_.Empty();
   std::vector<ExprId> parts;
   // The whole numbers whose every fraction is inside, then the two at the ends.
   const int64_t first = bounds.above_least ? least + 1 : least;
   if (first <= most - 1) parts.push_back(b_.Sequence({Decimal(first, most - 1), fraction}));
-  if (bounds.above_least && least < most) {
-    parts.push_back(b_.Sequence({Decimal(least, least), PositiveFraction()}));
+  const int64_t above = std::min(digits, digits_beside(least));
+  if (bounds.above_least && least < most && above > 0) {
+    parts.push_back(b_.Sequence({Decimal(least, least), PositiveFraction(above)}));
   }
   if (!bounds.below_most && (least < most || (least == most && !bounds.above_least))) {
     parts.push_back(b_.Sequence({Decimal(most, most), ZeroFraction()}));

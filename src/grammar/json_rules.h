@@ -58,7 +58,8 @@ class JsonRules {
   // Numbers of a magnitude in the bounds, both >= 0, with or without a fraction.
   ExprId Magnitude(const NumberBounds& bounds);
   ExprId ZeroFraction();
-  ExprId PositiveFraction();
+  // Of at most so many digits, at least one of which is not 0.
+  ExprId PositiveFraction(int64_t digits);
 
   GrammarBuilder& b_;
   std::optional<RuleId> value_, object_, string_, space_, character_, plain_;
