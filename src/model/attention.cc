@@ -18,24 +18,10 @@ int64_t HeadsOfItem(int64_t heads, int64_t rows, int64_t workers) {
   return std::min(heads, (even + kHeadTile - 1) / kHeadTile * kHeadTile);
 }
 
-// Row i of a latent and of its rotated key as an int8 cache holds them: DequantizeArgs.
-void JoinInt8Row(const Activation& latent, const Activation& key, int64_t i, char* row) {
-  for (const Activation* part : {&latent, &key}) {
-    const auto values = static_cast<size_t>(part->rows.cols);
-    std::memcpy(row, part->quantized.row(i), values);
-    row += values;
-  }
-  for (const Activation* part : {&latent, &key}) {
-    std::memcpy(row, part->scale + i, sizeof(float));
-    row += sizeof(float);
-  }
-}
-
 }  // namespace
 
 void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x) {
   const AttentionWeights& w = weights_.layer(layer).attention;
-  const auto eps = static_cast<float>(config_.rms_norm_eps);
   // The ranks of a TP group on this host write to one cache, so each stores some of the rows, and
   // unless all make all of them together, makes no others.
   const Range stored = tp_.HostRows(step.rows());
@@ -45,39 +31,75 @@ void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float
     const int64_t end = std::min(mine.end, begin + kProjectRows);
     const View<const float, 2> rows = x.Slice(begin, end);
     const TraceZone zone(trace_, "kv latent", static_cast<int32_t>(layer));
-    const Activation h =
-        ops_.Prepare(Normed(rows, weights_.layer(layer).input_norm, type_), w.kv_a.type(), arena_);
+    const Activation h = NormedInput(rows, weights_.layer(layer).input_norm, w.kv_a.type());
     const View<float, 2> a = arena_.Floats(end - begin, config_.latent_dim());
     Project({"kv_a", static_cast<int32_t>(layer)}, h, w.kv_a, Rows::Of(a));
-    // The cached row: the normed latent, then the rotated key that all heads share. Both are
-    // rounded once, to the cache's type; all readers, this rank too, see what the cache then holds.
-    const KvShape& shape = cache_.shape();
-    const Rows latents =
-        arena_.Matrix(shape.int8_kv ? DType::kF32 : type_, end - begin, config_.latent_dim());
-    const int64_t rank = config_.kv_lora_rank;
-    const View<const float, 2> c(a.data(), {end - begin, rank}, {a.stride(0), 1});
-    const View<const float, 2> k_pe(a.data() + rank, {end - begin, config_.qk_rope_head_dim},
-                                    {a.stride(0), 1});
-    ops_.RmsNorm(c, w.kv_a_norm.data(), eps, latents.Columns(0, rank));
-    ops_.Rotate(k_pe, 1, 0, /*interleaved=*/true, rope_.view(), step.position.data() + begin,
-                latents.Columns(rank, config_.latent_dim()));
-    const Activation latent = ops_.Prepare(latents.Columns(0, rank), shape.latent_type(), arena_);
-    const Activation key =
-        ops_.Prepare(latents.Columns(rank, config_.latent_dim()), shape.latent_type(), arena_);
-    auto* int8_row = arena_.Array<char>(shape.latent_bytes());
-    for (int64_t i = 0; i < latents.rows; ++i) {
-      if (!stored.Contains(begin + i)) continue;
-      const void* row = latents.row(i);
-      if (shape.int8_kv) {
-        JoinInt8Row(latent, key, i, int8_row);
-        row = int8_row;
+    ops_.ForEach(end - begin, [&](int64_t i, void* scratch) {
+      if (stored.Contains(begin + i)) {
+        StoreLatent(layer, step, begin + i, a.row(i), static_cast<float*>(scratch));
       }
-      const int64_t p = step.PositionOf(begin + i);
-      cache_.StoreLatent(layer, step.ExtendOf(begin + i).pages[static_cast<size_t>(p / kPage)],
-                         p % kPage, row);
-    }
-    if (config_.sparse()) PublishIndexKeys(layer, step, begin, h);
+    });
+    if (config_.sparse()) PublishIndexKeys(layer, step, begin, stored, h);
   }
+}
+
+// The cached row: the normed latent, then the rotated key that all heads share. Both are rounded
+// once, to the cache's type, on their way into it; all readers, this rank too, see what it holds.
+void Forward::StoreLatent(int64_t layer, const LocalStep& step, int64_t row, const float* a,
+                          float* scratch) const {
+  const KvShape& shape = cache_.shape();
+  const int64_t rank = config_.kv_lora_rank;
+  const int64_t rope = config_.qk_rope_head_dim;
+  const int64_t p = step.PositionOf(row);
+  const int32_t page = step.ExtendOf(row).pages[static_cast<size_t>(p / kPage)];
+  char* to = static_cast<char*>(cache_.LatentPage(layer, page)) + p % kPage * shape.latent_bytes();
+  // An int8 row is made from the row in f32.
+  const Rows out = shape.int8_kv ? Rows::Dense(scratch, DType::kF32, 1, rank + rope)
+                                 : Rows::Dense(to, type_, 1, rank + rope);
+  NormArgs norm{.x = a,
+                .x_stride = rank,
+                .m = 1,
+                .n = rank,
+                .weight = weights_.layer(layer).attention.kv_a_norm.data(),
+                .eps = static_cast<float>(config_.rms_norm_eps)};
+  (out.type == DType::kF32 ? norm.out_f32_stride : norm.out_bf16_stride) = rank;
+  if (out.type == DType::kF32) {
+    norm.out_f32 = static_cast<float*>(out.data);
+  } else {
+    norm.out_bf16 = static_cast<uint16_t*>(out.data);
+  }
+  ops_.table().rms_norm(norm);
+  const int32_t position = step.position[static_cast<size_t>(row)];
+  ops_.table().rotate({.x = a + rank,
+                       .x_stride = rope,
+                       .m = 1,
+                       .heads = 1,
+                       .head_dim = rope,
+                       .rope_begin = 0,
+                       .rope_dim = rope,
+                       .interleaved = true,
+                       .cos = rope_.view().cos,
+                       .sin = rope_.view().sin,
+                       .positions = &position,
+                       .type = out.type,
+                       .out = out.Columns(rank, rank + rope).data,
+                       .out_stride = rope});
+  if (!shape.int8_kv) return;
+  // As DequantizeArgs reads them: both parts, then the scale of each.
+  float scale[2];
+  for (int part = 0; part < 2; ++part) {
+    const int64_t begin = part == 0 ? 0 : rank;
+    const int64_t count = part == 0 ? rank : rope;
+    ops_.table().quantize({.type = DType::kF32,
+                           .x = scratch + begin,
+                           .x_stride = count,
+                           .m = 1,
+                           .k = count,
+                           .out = reinterpret_cast<int8_t*>(to) + begin,
+                           .out_stride = count,
+                           .scale = &scale[part]});
+  }
+  std::memcpy(to + rank + rope, scale, sizeof(scale));
 }
 
 Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
@@ -89,26 +111,28 @@ Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
   const bool low_rank = config_.q_lora_rank > 0;
   Queries out;
   out.heads = arena_.Matrix(type_, block.rows(), heads_.size() * dim);
-  Rows latent;
-  if (low_rank) latent = arena_.Matrix(type_, block.rows(), config_.q_lora_rank);
+  if (low_rank) {
+    // Quantised once for heads and indexer, if either reads it so.
+    const bool int8 =
+        w.q_b.type() == DType::kI8 || (config_.sparse() && w.indexer.wq_b.type() == DType::kI8);
+    out.latent =
+        Activation::Of(type_, int8 ? DType::kI8 : type_, block.rows(), config_.q_lora_rank, arena_);
+  }
   for (int64_t begin = 0; begin < block.rows(); begin += kProjectRows) {
     const ArenaScope scope(arena_);
     const int64_t end = std::min(block.rows(), begin + kProjectRows);
-    Rows h = Normed(x.Slice(begin, end), weights_.layer(layer).input_norm, type_);
+    Activation h = NormedInput(x.Slice(begin, end), weights_.layer(layer).input_norm,
+                               low_rank ? w.q_a.type() : w.q_b.type());
     if (low_rank) {
       const View<float, 2> a = arena_.Floats(end - begin, config_.q_lora_rank);
-      Project({"q_a", static_cast<int32_t>(layer)}, ops_.Prepare(h, w.q_a.type(), arena_), w.q_a,
-              Rows::Of(a));
-      h = latent.Slice(begin, end);
-      ops_.RmsNorm(a, w.q_a_norm.data(), eps, h);
+      Project({"q_a", static_cast<int32_t>(layer)}, h, w.q_a, Rows::Of(a));
+      h = out.latent.Slice(begin, end);
+      ops_.NormInput(a, w.q_a_norm.data(), eps, h);
     }
-    const View<float, 2> q = ops_.LinearColumns(ops_.Prepare(h, w.q_b.type(), arena_), w.q_b,
-                                                heads_.begin * dim, heads_.end * dim, arena_);
+    const View<float, 2> q =
+        ops_.LinearColumns(h, w.q_b, heads_.begin * dim, heads_.end * dim, arena_);
     ops_.Rotate(q, heads_.size(), config_.qk_nope_head_dim, /*interleaved=*/true, rope_.view(),
                 step.position.data() + block.begin + begin, out.heads.Slice(begin, end));
-  }
-  if (config_.sparse()) {
-    out.latent = ops_.Prepare(latent, w.indexer.wq_b.type(), arena_);
   }
   return out;
 }

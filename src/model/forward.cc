@@ -292,9 +292,16 @@ LayerPages Forward::PagesOf(int64_t layer, const LocalStep& step) const {
   return pages;
 }
 
-Rows Forward::Normed(View<const float, 2> x, const std::vector<float>& weight, DType type) {
-  const Rows out = arena_.Matrix(type, x.dim(0), x.dim(1));
+Rows Forward::Normed(View<const float, 2> x, const std::vector<float>& weight) {
+  const Rows out = arena_.Matrix(DType::kF32, x.dim(0), x.dim(1));
   ops_.RmsNorm(x, weight.data(), static_cast<float>(config_.rms_norm_eps), out);
+  return out;
+}
+
+Activation Forward::NormedInput(View<const float, 2> x, const std::vector<float>& weight,
+                                DType weight_type) {
+  const Activation out = Activation::Of(type_, weight_type, x.dim(0), x.dim(1), arena_);
+  ops_.NormInput(x, weight.data(), static_cast<float>(config_.rms_norm_eps), out);
   return out;
 }
 

@@ -129,6 +129,9 @@ class Forward {
 
   // attention.cc
   void PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x);
+  // a: the row's part of x kv_a^T; scratch: [latent_dim].
+  void StoreLatent(int64_t layer, const LocalStep& step, int64_t row, const float* a,
+                   float* scratch) const;
   Queries MakeQueries(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                       View<const float, 2> x);
   // x W^T: where the ranks of the TP group work together each makes some panels of columns, which
@@ -163,7 +166,8 @@ class Forward {
   // own: the selector's rows whose choice this rank makes; positions and count begin at its row 0.
   void ScoreInPieces(int64_t layer, Selector& selector, bool together, View<float, 2> scores,
                      Range own, int32_t* positions, int32_t* count);
-  void PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t first_row,
+  // h: of the rows from first_row on, of which those in `stored` are this rank's to store.
+  void PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t first_row, Range stored,
                         const Activation& h);
   Selection Select(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                    View<const float, 2> x, const Queries& queries, const LayerPages& pages);
@@ -177,10 +181,10 @@ class Forward {
   // moe.cc
   void FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x);
   void DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x);
-  void SharedExpert(int64_t layer, const Rows& h, View<float, 2> x);
+  void SharedExpert(int64_t layer, const Activation& h, View<float, 2> x);
   // `home`: those of the rows whose choices are counted here.
   RoutedTokens RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row, Range home,
-                           const Rows& exact, const Rows& h);
+                           const Rows& exact, const Activation& h);
   void ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<float, 2> x);
   void ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
                         const std::vector<int64_t>& home_rows, View<float, 2> x);
@@ -196,8 +200,11 @@ class Forward {
   void AddRowParallel(CollectiveName name, const Rows& in, const Weight& w, int64_t k_begin,
                       const std::vector<int32_t>& sums, View<float, 2> x);
 
-  // The rows normed, in `type`, in the arena.
-  Rows Normed(View<const float, 2> x, const std::vector<float>& weight, DType type);
+  // The rows normed, in f32, in the arena.
+  Rows Normed(View<const float, 2> x, const std::vector<float>& weight);
+  // The same in the mode's type, as the input of products with weights of that type.
+  Activation NormedInput(View<const float, 2> x, const std::vector<float>& weight,
+                         DType weight_type);
 
   const Weights& weights_;
   const ModelConfig& config_;

@@ -57,16 +57,10 @@ struct Sizes {
   }
   int64_t index_columns() const { return c.index_n_heads * c.index_head_dim; }
 
-  // Forward::PublishKeys, with what an int8 cache needs.
+  // Forward::PublishKeys.
   int64_t Keys(int64_t rows) const {
-    int64_t bytes = Matrix(rows, c.hidden_size) + 2 * Prepared(rows, c.hidden_size) +
-                    2 * Floats(rows, c.latent_dim()) + Prepared(rows, c.kv_lora_rank) +
-                    Prepared(rows, c.qk_rope_head_dim) + Floats(1, c.latent_dim());
-    if (c.sparse()) {
-      bytes += 2 * Floats(rows, c.index_head_dim) + Matrix(rows, c.index_head_dim) +
-               Prepared(rows, c.index_head_dim) + Floats(1, c.index_head_dim + 1);
-    }
-    return bytes;
+    return Matrix(rows, c.hidden_size) + 2 * Prepared(rows, c.hidden_size) +
+           Floats(rows, c.latent_dim()) + (c.sparse() ? Floats(rows, c.index_head_dim) : 0);
   }
 
   // Forward::MakeQueries: what stays, and what one of its passes takes beside it.
@@ -75,8 +69,7 @@ struct Sizes {
   }
   int64_t QueryPass(int64_t rows) const {
     return Matrix(rows, c.hidden_size) + Prepared(rows, c.hidden_size) +
-           Floats(rows, c.q_lora_rank) + Prepared(rows, c.q_lora_rank) +
-           Columns(rows, heads * c.qk_head_dim());
+           Floats(rows, c.q_lora_rank) + Columns(rows, heads * c.qk_head_dim());
   }
 
   // Forward::Select: the choice, and what making it takes beside it.
@@ -126,10 +119,13 @@ struct Sizes {
     return sums * std::max(Floats(std::min(rows, kTogetherRows), widest), scores);
   }
 
-  // Forward::DenseMlp, SharedExpert.
+  // Forward::SharedExpert; DenseMlp norms its rows beside that.
   int64_t Mlp(int64_t rows, int64_t columns) const {
-    return Matrix(rows, c.hidden_size) + Prepared(rows, c.hidden_size) + Matrix(rows, columns) +
-           2 * Columns(rows, columns) + Prepared(rows, columns) + 2 * Floats(rows, 1);
+    return Matrix(rows, columns) + 2 * Columns(rows, columns) + Prepared(rows, columns) +
+           2 * Floats(rows, 1);
+  }
+  int64_t DenseMlp(int64_t rows) const {
+    return Matrix(rows, c.hidden_size) + Prepared(rows, c.hidden_size) + Mlp(rows, inner);
   }
   // What a pass of experts holds for its own tokens, and for slots that it computes.
   int64_t Tokens(int64_t rows) const {
@@ -180,7 +176,7 @@ ScratchBytes ScratchBound(const ModelConfig& c, const Layout& layout, DType type
       std::max(sizes.SelectPass(absorbed), sizes.Absorb(std::min(absorbed, pass.absorb)));
   most = std::max(most, sizes.Block(absorbed, sizes.Selection(absorbed) + choice_or_pass));
 
-  most = std::max(most, sizes.Mlp(std::min(rows, kMlpRows), sizes.inner));
+  most = std::max(most, sizes.DenseMlp(std::min(rows, kMlpRows)));
   ScratchBytes out;
   if (c.n_routed_experts > 0) {
     const bool travel = layout.tokens_travel();
