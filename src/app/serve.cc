@@ -409,6 +409,10 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   for (const std::string& flag : flags.compat.Given()) {
     LogLine("flag_without_effect").Add("flag", flag);
   }
+  if (const auto& excluded = host.weights().fp8_excluded(); !excluded.empty()) {
+    // Where they are cut, they do not fit whole blocks: two bytes a weight instead of one.
+    LogLine("fp8_held_as_bf16").Add("matrices", excluded.size()).Add("first", excluded.front());
+  }
   announce(server->url());
 
   // A failed step, or a host lost between steps, ends the server: the ranks have no way back. A

@@ -38,7 +38,7 @@ bool SameShape(const std::vector<ExpertCounts>& a, const std::vector<ExpertCount
 
 RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTable& rope,
                      const RankGroupOptions& options)
-    : weights_(weights), options_(options), cost_(PartitionCost(weights.config())) {
+    : weights_(weights), options_(options), cost_(PartitionCost(weights.config(), options.layout)) {
   const Layout& layout = options_.layout;
   const int count = layout.ranks_per_host();
   const int first = options.host * count;
@@ -47,7 +47,7 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
   // On several hosts the communication thread is one more member.
   const int members = count + (options.hosts != nullptr ? 1 : 0);
   auto ends = MakeThreadsCommunicators(members, timeout_ms, first);
-  // The TP groups below are not wrapped: tests put their faults into the group of all ranks.
+  // The groups below are not wrapped: tests put their faults into the group of all ranks.
   for (auto& end : ends) {
     if (options.wrap_communicator) end = options.wrap_communicator(std::move(end));
   }
@@ -59,13 +59,26 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
                                /*hosts=*/nullptr);
     std::move(links.begin(), links.end(), tensor_links.begin() + group);
   }
+  // Ranks that share memory, sequences and heads, where they are several.
+  std::vector<std::unique_ptr<RankLink>> context_links(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    const std::vector<int> group = ContextGroup(layout, first + i);
+    if (group.size() == 1 || group[0] != first + i) continue;  // made with the group's first
+    auto links = MakeRankLinks(
+        MakeThreadsCommunicators(static_cast<int>(group.size()), timeout_ms, first + i, layout.tp),
+        /*hosts=*/nullptr);
+    for (size_t member = 0; member < group.size(); ++member) {
+      context_links[static_cast<size_t>(group[member] - first)] = std::move(links[member]);
+    }
+  }
   const std::vector<int> allowed = options.pin_threads ? AllowedCpus() : std::vector<int>();
   for (int i = 0; i < count; ++i) {
     const auto at = static_cast<size_t>(i);
     workers_.push_back(std::make_unique<RankWorker>(
         weights, cache, rope, *options.ops, layout, first + i,
         CpusOf(i, layout.threads_per_rank, count, allowed), options.keep_trace_events,
-        RankLinks{std::move(host_links[at]), std::move(tensor_links[at])}));
+        RankLinks{std::move(host_links[at]), std::move(tensor_links[at]),
+                  std::move(context_links[at])}));
     lanes_.push_back(&workers_.back()->trace());
     reads_.push_back(&workers_.back()->reads());
   }

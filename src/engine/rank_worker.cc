@@ -16,7 +16,8 @@ RankWorker::RankWorker(const Weights& weights, const KvCache& cache, const RopeT
       team_(layout.threads_per_rank, std::move(cpus)),
       ops_(table, team_),
       forward_(std::make_unique<Forward>(weights, cache, rope, layout, rank, ops_, *links_.host,
-                                         links_.tensor ? *links_.tensor : *links_.host, trace_)),
+                                         links_.tensor ? *links_.tensor : *links_.host,
+                                         links_.context.get(), trace_)),
       thread_([this] { Loop(); }) {}
 
 RankWorker::~RankWorker() {
@@ -24,10 +25,11 @@ RankWorker::~RankWorker() {
   thread_.join();
 }
 
-// Both, as the rank may wait in either.
+// All, as the rank may wait in any.
 void RankWorker::Abort(const std::string& reason) {
   links_.host->Abort(reason);
   if (links_.tensor) links_.tensor->Abort(reason);
+  if (links_.context) links_.context->Abort(reason);
 }
 
 // Pointers only: the owner keeps the three alive until Finish has returned the status.

@@ -18,10 +18,12 @@
 namespace causeway {
 
 // Through what a rank talks: `host` joins the ranks of its host; `tensor` those of its TP group on
-// the host, or is null where the TP group fills whole hosts: then it is `host` too.
+// the host, or is null where the TP group fills whole hosts: then it is `host` too; `context` joins
+// its ContextGroup, or is null where the rank is alone in that.
 struct RankLinks {
   std::unique_ptr<RankLink> host;
   std::unique_ptr<RankLink> tensor;
+  std::unique_ptr<RankLink> context;
 };
 
 class RankWorker {

@@ -162,6 +162,9 @@ TEST(VolumeTheory, AnAllReduceAndAKeyExchangeAreTheTextbooksOnes) {
   config.hidden_size = 7168;
   config.kv_lora_rank = 512;
   config.qk_rope_head_dim = 64;
+  config.qk_nope_head_dim = 128;
+  config.v_head_dim = 128;
+  config.num_attention_heads = 8;
   Batch batch;
   batch.extends.push_back(
       {.tokens = std::vector<int32_t>(64, 1), .pages = {}, .logits = LogitsWanted::kNone});
@@ -180,6 +183,8 @@ TEST(VolumeTheory, AnAllReduceAndAKeyExchangeAreTheTextbooksOnes) {
   types.int8_kv = true;
   EXPECT_EQ(bytes(cp4, "latent_keys"), 2.0 * 64 * (576 + 8) * 3);
   EXPECT_EQ(bytes(cp4, "o_proj"), 0.0);
+  // 16 tokens a rank, all in one page: what three others have expanded of it, two heads each.
+  EXPECT_EQ(bytes(cp4, "head_keys"), 2.0 * 4 * 3 * 2 * 64 * (192 + 128) * 2);
   Layout tp4;
   tp4.tp = 4;
   EXPECT_EQ(bytes(tp4, "o_proj"), 2.0 * 64 * 4 * (2 * 7168 * 4 * 3 / 4));

@@ -10,6 +10,8 @@ namespace {
 // the weights, few enough that two threads share a chunk evenly.
 constexpr int64_t kElementRows = 64;
 constexpr int64_t kGemmRows = 192;
+// Rows that are normed before they are quantised: they stay in a first- or second-level cache.
+constexpr int64_t kInputRows = 4;
 // Items of panels for each thread, so that a slow thread leaves its share to others.
 constexpr int64_t kPanelItems = 8;
 
@@ -21,6 +23,17 @@ Activation Activation::Slice(int64_t begin, int64_t end) const {
   if (quantized.data != nullptr) {
     out.quantized = quantized.Slice(begin, end);
     out.scale = scale + begin;
+  }
+  return out;
+}
+
+Activation Activation::Of(DType type, DType weight_type, int64_t rows, int64_t cols, Arena& arena) {
+  Activation out;
+  out.rows = arena.Matrix(type, rows, cols);
+  if (weight_type == DType::kI8) {
+    // Products read int8 in groups of four: the row is padded with zeros.
+    out.quantized = arena.Matrix(DType::kI8, rows, (cols + 3) / 4 * 4);
+    out.scale = arena.Array<float>(rows);
   }
   return out;
 }
@@ -54,23 +67,22 @@ Activation OpSet::Prepare(const Rows& rows, DType weight_type, Arena& arena,
   Activation out;
   out.rows = rows;
   if (weight_type != DType::kI8) return out;
-  // Products read int8 in groups of four: the row is padded with zeros.
-  const int64_t padded = (rows.cols + 3) / 4 * 4;
-  out.quantized = arena.Matrix(DType::kI8, rows.rows, padded);
-  auto* scale = arena.Array<float>(rows.rows);
-  out.scale = scale;
-  ForRows(rows.rows, [&](int64_t begin, int64_t end) {
-    table_.quantize({.type = rows.type,
-                     .x = rows.row(begin),
-                     .x_stride = rows.stride,
-                     .m = end - begin,
-                     .k = rows.cols,
-                     .out = static_cast<int8_t*>(out.quantized.row(begin)),
-                     .out_stride = padded,
-                     .scale = scale + begin,
-                     .row_amax = row_amax == nullptr ? nullptr : row_amax + begin});
-  });
+  out.quantized = arena.Matrix(DType::kI8, rows.rows, (rows.cols + 3) / 4 * 4);
+  out.scale = arena.Array<float>(rows.rows);
+  ForRows(rows.rows, [&](int64_t begin, int64_t end) { Quantize(out, begin, end, row_amax); });
   return out;
+}
+
+void OpSet::Quantize(const Activation& x, int64_t begin, int64_t end, const float* row_amax) const {
+  table_.quantize({.type = x.rows.type,
+                   .x = x.rows.row(begin),
+                   .x_stride = x.rows.stride,
+                   .m = end - begin,
+                   .k = x.rows.cols,
+                   .out = static_cast<int8_t*>(x.quantized.row(begin)),
+                   .out_stride = x.quantized.stride,
+                   .scale = x.scale + begin,
+                   .row_amax = row_amax == nullptr ? nullptr : row_amax + begin});
 }
 
 GemmArgs GemmOf(const Activation& x, const Weight& w) {
@@ -265,6 +277,27 @@ void OpSet::RmsNorm(View<const float, 2> x, const float* weight, float eps, cons
   CheckSameShape(x, out);
   ForRows(x.dim(0), [&](int64_t begin, int64_t end) {
     table_.rms_norm(NormOf(x, weight, nullptr, eps, out, begin, end));
+  });
+}
+
+void OpSet::NormInput(View<const float, 2> x, const float* weight, float eps, const Activation& out,
+                      const Rows& exact) const {
+  CheckSameShape(x, out.rows);
+  if (exact.data != nullptr) {
+    CheckSameShape(x, exact);
+    CHECK(exact.type == DType::kF32 && out.rows.type == DType::kBf16, "f32 beside bf16");
+  }
+  ForRows(x.dim(0), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row += kInputRows) {
+      const int64_t last = std::min(end, row + kInputRows);
+      NormArgs args = NormOf(x, weight, nullptr, eps, out.rows, row, last);
+      if (exact.data != nullptr) {
+        args.out_f32 = static_cast<float*>(exact.row(row));
+        args.out_f32_stride = exact.stride;
+      }
+      table_.rms_norm(args);
+      if (out.quantized.data != nullptr) Quantize(out, row, last, nullptr);
+    }
   });
 }
 

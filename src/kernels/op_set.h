@@ -20,11 +20,14 @@ namespace causeway {
 
 // The input of matrix products: rows in the mode's type and, where a product with int8 weights
 // follows, the same rows quantised per row.
-// Its int8 copy is made by OpSet::Prepare and lives as long as the arena's scope.
+// Its int8 copy is made by OpSet::Prepare or NormInput and lives as long as the arena's scope.
 struct Activation {
-  Rows rows;                     // [m, k] f32 or bf16
-  Rows quantized = {};           // [m, k rounded up to 4] int8, or empty
-  const float* scale = nullptr;  // [m]
+  Rows rows;               // [m, k] f32 or bf16
+  Rows quantized = {};     // [m, k rounded up to 4] int8, or empty
+  float* scale = nullptr;  // [m]
+
+  // Memory for rows of `type`, and for their int8 copies if they are for weights of that type.
+  static Activation Of(DType type, DType weight_type, int64_t rows, int64_t cols, Arena& arena);
 
   Activation Slice(int64_t begin, int64_t end) const;
 };
@@ -70,6 +73,10 @@ class OpSet {
 
   // out = norm(x) * weight (+ bias), rounded to out's type.
   void RmsNorm(View<const float, 2> x, const float* weight, float eps, const Rows& out) const;
+  // RmsNorm to `out` and, where it has them, its int8 copies, each row quantised while it is still
+  // in the cache. `exact`: also the rows in f32, unless it is empty.
+  void NormInput(View<const float, 2> x, const float* weight, float eps, const Activation& out,
+                 const Rows& exact = {}) const;
   void LayerNorm(View<const float, 2> x, const float* weight, const float* bias, float eps,
                  const Rows& out) const;
 
@@ -105,6 +112,8 @@ class OpSet {
 
  private:
   void Gemm(GemmArgs args) const;
+  // The int8 copies of rows [begin, end).
+  void Quantize(const Activation& x, int64_t begin, int64_t end, const float* row_amax) const;
   // Cuts m rows into runs for ForEach.
   void ForRows(int64_t m, const std::function<void(int64_t begin, int64_t end)>& body) const;
 

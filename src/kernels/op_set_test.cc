@@ -221,6 +221,51 @@ TEST(OpSet, RowOperationsHaveTheSameBitsForEveryNumberOfThreads) {
   }
 }
 
+// In one pass what RmsNorm and Prepare do in two, and the rows in f32 beside.
+TEST(OpSet, NormedInputsEqualRowsNormedAndThenQuantised) {
+  RandomValues random(kSeed);
+  for (const int64_t cols : {3, 16, 97, 512}) {
+    for (const int64_t rows : kRowCounts) {
+      const GuardedBytes values = RandomArray(DType::kF32, rows * cols, random);
+      const GuardedBytes weight = RandomArray(DType::kF32, cols, random);
+      const View<const float, 2> x(static_cast<const float*>(values.data()), {rows, cols});
+      const auto* w = static_cast<const float*>(weight.data());
+      for (const DType type : {DType::kF32, DType::kBf16}) {
+        for (const DType weight_type : {type, DType::kI8}) {
+          const std::string what =
+              Text(NameOf(type), " for ", NameOf(weight_type), ", ", rows, "x", cols);
+          ThreadTeam team(2);
+          const ScopedFlushDenormals flush;
+          const OpSet ops(*SupportedTables()[0], team);
+          Arena arena;
+          const Rows plain = arena.Matrix(type, rows, cols);
+          ops.RmsNorm(x, w, 1e-6f, plain);
+          const Activation want = ops.Prepare(plain, weight_type, arena);
+          const Activation got = Activation::Of(type, weight_type, rows, cols, arena);
+          Rows exact;
+          if (type == DType::kBf16) exact = arena.Matrix(DType::kF32, rows, cols);
+          ops.NormInput(x, w, 1e-6f, got, exact);
+          const auto same = [](const void* a, const void* b, int64_t bytes) {
+            return bytes == 0 || std::memcmp(a, b, static_cast<size_t>(bytes)) == 0;
+          };
+          EXPECT_TRUE(same(want.rows.data, got.rows.data, rows * cols * SizeOf(type))) << what;
+          EXPECT_EQ(got.quantized.data != nullptr, weight_type == DType::kI8) << what;
+          if (weight_type == DType::kI8) {
+            EXPECT_TRUE(same(want.quantized.data, got.quantized.data, rows * got.quantized.stride))
+                << what;
+            EXPECT_TRUE(same(want.scale, got.scale, rows * 4)) << what;
+          }
+          if (exact.data != nullptr) {
+            const Rows alone = arena.Matrix(DType::kF32, rows, cols);
+            ops.RmsNorm(x, w, 1e-6f, alone);
+            EXPECT_TRUE(same(alone.data, exact.data, rows * cols * 4)) << what;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(OpSet, EveryItemRunsOnceWithScratchOfItsWorker) {
   for (const int size : kTeams) {
     ThreadTeam team(size);

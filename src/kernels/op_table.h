@@ -104,13 +104,13 @@ struct NormArgs {
   int64_t x_stride;
   int64_t m;
   int64_t n;
-  const float* weight;  // [n]
-  const float* bias;    // [n], layer norm only
+  const float* weight;          // [n]
+  const float* bias = nullptr;  // [n], layer norm only
   float eps;
-  float* out_f32;  // [m, n] or null
-  int64_t out_f32_stride;
-  uint16_t* out_bf16;  // [m, n] or null: the f32 result rounded once
-  int64_t out_bf16_stride;
+  float* out_f32 = nullptr;  // [m, n] or null
+  int64_t out_f32_stride = 0;
+  uint16_t* out_bf16 = nullptr;  // [m, n] or null: the f32 result rounded once
+  int64_t out_bf16_stride = 0;
 };
 
 // Rotates rope_dim values of every head by the row's position and stores all head_dim values in

@@ -1,6 +1,7 @@
 // Multi-head latent attention in both forms. Equations and names: docs/model.md, "Attention".
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "model/forward.h"
 
@@ -18,24 +19,10 @@ int64_t HeadsOfItem(int64_t heads, int64_t rows, int64_t workers) {
   return std::min(heads, (even + kHeadTile - 1) / kHeadTile * kHeadTile);
 }
 
-// Row i of a latent and of its rotated key as an int8 cache holds them: DequantizeArgs.
-void JoinInt8Row(const Activation& latent, const Activation& key, int64_t i, char* row) {
-  for (const Activation* part : {&latent, &key}) {
-    const auto values = static_cast<size_t>(part->rows.cols);
-    std::memcpy(row, part->quantized.row(i), values);
-    row += values;
-  }
-  for (const Activation* part : {&latent, &key}) {
-    std::memcpy(row, part->scale + i, sizeof(float));
-    row += sizeof(float);
-  }
-}
-
 }  // namespace
 
 void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x) {
   const AttentionWeights& w = weights_.layer(layer).attention;
-  const auto eps = static_cast<float>(config_.rms_norm_eps);
   // The ranks of a TP group on this host write to one cache, so each stores some of the rows, and
   // unless all make all of them together, makes no others.
   const Range stored = tp_.HostRows(step.rows());
@@ -45,39 +32,75 @@ void Forward::PublishKeys(int64_t layer, const LocalStep& step, View<const float
     const int64_t end = std::min(mine.end, begin + kProjectRows);
     const View<const float, 2> rows = x.Slice(begin, end);
     const TraceZone zone(trace_, "kv latent", static_cast<int32_t>(layer));
-    const Activation h =
-        ops_.Prepare(Normed(rows, weights_.layer(layer).input_norm, type_), w.kv_a.type(), arena_);
+    const Activation h = NormedInput(rows, weights_.layer(layer).input_norm, w.kv_a.type());
     const View<float, 2> a = arena_.Floats(end - begin, config_.latent_dim());
     Project({"kv_a", static_cast<int32_t>(layer)}, h, w.kv_a, Rows::Of(a));
-    // The cached row: the normed latent, then the rotated key that all heads share. Both are
-    // rounded once, to the cache's type; all readers, this rank too, see what the cache then holds.
-    const KvShape& shape = cache_.shape();
-    const Rows latents =
-        arena_.Matrix(shape.int8_kv ? DType::kF32 : type_, end - begin, config_.latent_dim());
-    const int64_t rank = config_.kv_lora_rank;
-    const View<const float, 2> c(a.data(), {end - begin, rank}, {a.stride(0), 1});
-    const View<const float, 2> k_pe(a.data() + rank, {end - begin, config_.qk_rope_head_dim},
-                                    {a.stride(0), 1});
-    ops_.RmsNorm(c, w.kv_a_norm.data(), eps, latents.Columns(0, rank));
-    ops_.Rotate(k_pe, 1, 0, /*interleaved=*/true, rope_.view(), step.position.data() + begin,
-                latents.Columns(rank, config_.latent_dim()));
-    const Activation latent = ops_.Prepare(latents.Columns(0, rank), shape.latent_type(), arena_);
-    const Activation key =
-        ops_.Prepare(latents.Columns(rank, config_.latent_dim()), shape.latent_type(), arena_);
-    auto* int8_row = arena_.Array<char>(shape.latent_bytes());
-    for (int64_t i = 0; i < latents.rows; ++i) {
-      if (!stored.Contains(begin + i)) continue;
-      const void* row = latents.row(i);
-      if (shape.int8_kv) {
-        JoinInt8Row(latent, key, i, int8_row);
-        row = int8_row;
+    ops_.ForEach(end - begin, [&](int64_t i, void* scratch) {
+      if (stored.Contains(begin + i)) {
+        StoreLatent(layer, step, begin + i, a.row(i), static_cast<float*>(scratch));
       }
-      const int64_t p = step.PositionOf(begin + i);
-      cache_.StoreLatent(layer, step.ExtendOf(begin + i).pages[static_cast<size_t>(p / kPage)],
-                         p % kPage, row);
-    }
-    if (config_.sparse()) PublishIndexKeys(layer, step, begin, h);
+    });
+    if (config_.sparse()) PublishIndexKeys(layer, step, begin, stored, h);
   }
+}
+
+// The cached row: the normed latent, then the rotated key that all heads share. Both are rounded
+// once, to the cache's type, on their way into it; all readers, this rank too, see what it holds.
+void Forward::StoreLatent(int64_t layer, const LocalStep& step, int64_t row, const float* a,
+                          float* scratch) const {
+  const KvShape& shape = cache_.shape();
+  const int64_t rank = config_.kv_lora_rank;
+  const int64_t rope = config_.qk_rope_head_dim;
+  const int64_t p = step.PositionOf(row);
+  const int32_t page = step.ExtendOf(row).pages[static_cast<size_t>(p / kPage)];
+  char* to = static_cast<char*>(cache_.LatentPage(layer, page)) + p % kPage * shape.latent_bytes();
+  // An int8 row is made from the row in f32.
+  const Rows out = shape.int8_kv ? Rows::Dense(scratch, DType::kF32, 1, rank + rope)
+                                 : Rows::Dense(to, type_, 1, rank + rope);
+  NormArgs norm{.x = a,
+                .x_stride = rank,
+                .m = 1,
+                .n = rank,
+                .weight = weights_.layer(layer).attention.kv_a_norm.data(),
+                .eps = static_cast<float>(config_.rms_norm_eps)};
+  (out.type == DType::kF32 ? norm.out_f32_stride : norm.out_bf16_stride) = rank;
+  if (out.type == DType::kF32) {
+    norm.out_f32 = static_cast<float*>(out.data);
+  } else {
+    norm.out_bf16 = static_cast<uint16_t*>(out.data);
+  }
+  ops_.table().rms_norm(norm);
+  const int32_t position = step.position[static_cast<size_t>(row)];
+  ops_.table().rotate({.x = a + rank,
+                       .x_stride = rope,
+                       .m = 1,
+                       .heads = 1,
+                       .head_dim = rope,
+                       .rope_begin = 0,
+                       .rope_dim = rope,
+                       .interleaved = true,
+                       .cos = rope_.view().cos,
+                       .sin = rope_.view().sin,
+                       .positions = &position,
+                       .type = out.type,
+                       .out = out.Columns(rank, rank + rope).data,
+                       .out_stride = rope});
+  if (!shape.int8_kv) return;
+  // As DequantizeArgs reads them: both parts, then the scale of each.
+  float scale[2];
+  for (int part = 0; part < 2; ++part) {
+    const int64_t begin = part == 0 ? 0 : rank;
+    const int64_t count = part == 0 ? rank : rope;
+    ops_.table().quantize({.type = DType::kF32,
+                           .x = scratch + begin,
+                           .x_stride = count,
+                           .m = 1,
+                           .k = count,
+                           .out = reinterpret_cast<int8_t*>(to) + begin,
+                           .out_stride = count,
+                           .scale = &scale[part]});
+  }
+  std::memcpy(to + rank + rope, scale, sizeof(scale));
 }
 
 Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
@@ -89,26 +112,28 @@ Forward::Queries Forward::MakeQueries(int64_t layer, const LocalStep& step,
   const bool low_rank = config_.q_lora_rank > 0;
   Queries out;
   out.heads = arena_.Matrix(type_, block.rows(), heads_.size() * dim);
-  Rows latent;
-  if (low_rank) latent = arena_.Matrix(type_, block.rows(), config_.q_lora_rank);
+  if (low_rank) {
+    // Quantised once for heads and indexer, if either reads it so.
+    const bool int8 =
+        w.q_b.type() == DType::kI8 || (config_.sparse() && w.indexer.wq_b.type() == DType::kI8);
+    out.latent =
+        Activation::Of(type_, int8 ? DType::kI8 : type_, block.rows(), config_.q_lora_rank, arena_);
+  }
   for (int64_t begin = 0; begin < block.rows(); begin += kProjectRows) {
     const ArenaScope scope(arena_);
     const int64_t end = std::min(block.rows(), begin + kProjectRows);
-    Rows h = Normed(x.Slice(begin, end), weights_.layer(layer).input_norm, type_);
+    Activation h = NormedInput(x.Slice(begin, end), weights_.layer(layer).input_norm,
+                               low_rank ? w.q_a.type() : w.q_b.type());
     if (low_rank) {
       const View<float, 2> a = arena_.Floats(end - begin, config_.q_lora_rank);
-      Project({"q_a", static_cast<int32_t>(layer)}, ops_.Prepare(h, w.q_a.type(), arena_), w.q_a,
-              Rows::Of(a));
-      h = latent.Slice(begin, end);
-      ops_.RmsNorm(a, w.q_a_norm.data(), eps, h);
+      Project({"q_a", static_cast<int32_t>(layer)}, h, w.q_a, Rows::Of(a));
+      h = out.latent.Slice(begin, end);
+      ops_.NormInput(a, w.q_a_norm.data(), eps, h);
     }
-    const View<float, 2> q = ops_.LinearColumns(ops_.Prepare(h, w.q_b.type(), arena_), w.q_b,
-                                                heads_.begin * dim, heads_.end * dim, arena_);
+    const View<float, 2> q =
+        ops_.LinearColumns(h, w.q_b, heads_.begin * dim, heads_.end * dim, arena_);
     ops_.Rotate(q, heads_.size(), config_.qk_nope_head_dim, /*interleaved=*/true, rope_.view(),
                 step.position.data() + block.begin + begin, out.heads.Slice(begin, end));
-  }
-  if (config_.sparse()) {
-    out.latent = ops_.Prepare(latent, w.indexer.wq_b.type(), arena_);
   }
   return out;
 }
@@ -123,18 +148,29 @@ void Forward::Project(CollectiveName name, const Activation& x, const Weight& w,
   ShareProduct(name, out);
 }
 
-void Forward::Attend(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
+void Forward::Attend(int64_t layer, const LocalStep& step, int64_t block_index,
                      View<const float, 2> x, const Queries& queries, const LayerPages& pages,
                      const Rows& out) {
-  const AttentionWeights& w = weights_.layer(layer).attention;
+  const LocalStep::Block& block = step.blocks[static_cast<size_t>(block_index)];
+  const bool shares = block_index < static_cast<int64_t>(step.sharing.size());
   if (block.materialised) {
-    const KeyMask mask = SelectMask(layer, step, block, x, queries, pages);
-    const TraceZone zone(trace_, "attention", static_cast<int32_t>(layer));
-    AttendMaterialised(w, step, block, queries.heads, mask, pages, out);
+    KeyMask mask;
+    const HeadQueries with{queries.heads, mask, out};
+    const auto select = [&] { mask = SelectMask(layer, step, block, x, queries, pages); };
+    if (shares) {
+      AttendShared(layer, step, block_index, &block, &with, select);
+    } else {
+      select();
+      const TraceZone zone(trace_, "attention", static_cast<int32_t>(layer));
+      AttendMaterialised(layer, step, block, with);
+    }
     return;
   }
+  // Others' blocks of this number may be materialised.
+  if (shares) AttendShared(layer, step, block_index, nullptr, nullptr, [] {});
   const Selection selection = Select(layer, step, block, x, queries, pages);
   const TraceZone zone(trace_, "attention", static_cast<int32_t>(layer));
+  const AttentionWeights& w = weights_.layer(layer).attention;
   for (int64_t begin = 0; begin < block.rows(); begin += pass_rows_.absorb) {
     const int64_t end = std::min(block.rows(), begin + pass_rows_.absorb);
     AttendAbsorbed(w, step, block.begin + begin, queries.heads.Slice(begin, end), selection, begin,
@@ -248,135 +284,230 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
   });
 }
 
-// Expands keys and values of a group of heads once, then lets all the block's queries attend.
-void Forward::AttendMaterialised(const AttentionWeights& w, const LocalStep& step,
-                                 const LocalStep::Block& block, const Rows& queries,
-                                 const KeyMask& mask, const LayerPages& pages, const Rows& out) {
-  const int64_t heads = heads_.size();
-  const int64_t key_dim = config_.qk_head_dim();
-  const int64_t value_dim = config_.v_head_dim;
-  const int64_t rank = config_.kv_lora_rank;
-  const int64_t expanded = config_.qk_nope_head_dim + value_dim;
-  const int64_t k_page = kPage * key_dim;
-  const int64_t v_page = kPage * ((value_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule);
-
-  struct QueryBlock {  // queries of one 64-aligned run of positions
-    int64_t row;       // in the block
-    int64_t position;
-    int64_t count;
-  };
-  for (int64_t row = block.begin; row < block.end;) {
-    // The part of one slice that lies in this block: local rows [row, row_end).
-    const Slice& slice = step.SliceOf(row);
-    const auto slice_index = static_cast<size_t>(step.slice[static_cast<size_t>(row)]);
-    const Extend& extend = step.ExtendOf(row);
-    const int64_t first = step.PositionOf(row);
-    const int64_t row_end = std::min(block.end, row + slice.end - first);
-    const int64_t last = first + row_end - row - 1;
-    const int64_t page_count = last / kPage + 1;
-    std::vector<QueryBlock> query_blocks;
-    for (int64_t p = first; p <= last;) {
-      const int64_t next = std::min(last + 1, (p / kPage + 1) * kPage);
-      query_blocks.push_back({row - block.begin + p - first, p, next - p});
+std::vector<Forward::QueryBlock> Forward::QueryBlocksOf(const LocalStep& step,
+                                                        const LocalStep::Block& block,
+                                                        int32_t extend) const {
+  std::vector<QueryBlock> out;
+  for (size_t s = 0; s < step.slices.size(); ++s) {
+    const Slice& slice = step.slices[s];
+    if (slice.extend != extend) continue;
+    // The part of the slice that lies in this block: local rows [row, row_end).
+    const int64_t first = step.slice_row[s];
+    const int64_t row = std::max(first, block.begin);
+    const int64_t row_end = std::min(first + slice.end - slice.begin, block.end);
+    const int64_t end = slice.begin + row_end - first;
+    for (int64_t p = slice.begin + row - first; p < end;) {
+      const int64_t next = std::min(end, (p / kPage + 1) * kPage);
+      out.push_back({first + p - slice.begin - block.begin, p, next - p});
       p = next;
     }
-
-    const ArenaScope scope(arena_);
-    const int64_t head_bytes = page_count * (k_page + v_page) * SizeOf(type_);
-    const int64_t group = std::clamp(kExpandBytes / head_bytes, int64_t{1}, heads);
-    const Rows k_panels = arena_.Matrix(type_, group * page_count, k_page);
-    const Rows v_panels = arena_.Matrix(type_, group * page_count, v_page);
-    const View<float, 2> kv = arena_.Floats(ops_.team().size() * kPage, expanded);
-    Rows dequantized;  // a page of an int8 cache for each worker
-    if (cache_.shape().int8_kv) {
-      dequantized = arena_.Matrix(type_, ops_.team().size() * kPage, config_.latent_dim());
-    }
-    const View<float, 2> states =
-        arena_.Floats(ops_.team().size() * kBlocksTogether, kDenseStateFloats + v_page);
-    for (int64_t head = 0; head < heads; head += group) {
-      const int64_t count = std::min(group, heads - head);
-      ops_.ForEachWorker(count * page_count, [&](int64_t item, int worker, void* scratch) {
-        const int64_t page = item % page_count;
-        const void* stored = pages.latents[slice_index][static_cast<size_t>(page)];
-        Rows latents = Rows::Dense(const_cast<void*>(stored), type_, kPage, config_.latent_dim());
-        if (cache_.shape().int8_kv) {  // for every head again: 2 % of what follows
-          latents = dequantized.Slice(worker * kPage, (worker + 1) * kPage);
-          ops_.table().dequantize({.rows = stored,
-                                   .m = kPage,
-                                   .latent = rank,
-                                   .rope = config_.qk_rope_head_dim,
-                                   .out = static_cast<uint16_t*>(latents.data),
-                                   .out_stride = latents.stride});
-        }
-        const View<float, 2> head_kv = kv.Slice(worker * kPage, (worker + 1) * kPage);
-        GemmArgs args =
-            GemmOf({latents.Columns(0, rank)},
-                   w.kv_b[static_cast<size_t>(heads_.begin + head + item / page_count)]);
-        args.c = head_kv.data();
-        args.c_stride = expanded;
-        args.epilogue = Epilogue::kStoreF32;
-        args.scratch = scratch;
-        ops_.table().gemm(args);
-        ops_.table().pack_head({.type = type_,
-                                .kv = head_kv.data(),
-                                .kv_stride = expanded,
-                                .nope = config_.qk_nope_head_dim,
-                                .value = value_dim,
-                                .rope = config_.qk_rope_head_dim,
-                                .k_pe = latents.Columns(rank, latents.cols).data,
-                                .k_pe_stride = latents.stride,
-                                .valid = std::min(kPage, extend.end() - page * kPage),
-                                .k_panel = k_panels.row(item),
-                                .v_panel = v_panels.row(item)});
-      });
-      // Some blocks of queries of a head walk its pages together, so that a page comes into a
-      // core's cache once for all of them; fewer if that left threads without an item.
-      const auto blocks = static_cast<int64_t>(query_blocks.size());
-      const int64_t together =
-          std::clamp(count * blocks / (4 * ops_.team().size()), int64_t{1}, kBlocksTogether);
-      const int64_t groups = (blocks + together - 1) / together;
-      // Head by head, so that its keys and values stay in the cache that cores share; the longest
-      // blocks first, so that the team ends together.
-      ops_.ForEachWorker(count * groups, [&](int64_t item, int worker, void* scratch) {
-        const int64_t begin = (groups - 1 - item % groups) * together;
-        const int64_t end = std::min(blocks, begin + together);
-        const int64_t h = item / groups;
-        const Rows q = queries.Columns((head + h) * key_dim, (head + h + 1) * key_dim);
-        const Rows o = out.Columns((head + h) * value_dim, (head + h + 1) * value_dim);
-        const int64_t last_page = query_blocks[static_cast<size_t>(end - 1)].position / kPage;
-        for (int64_t page = 0; page <= last_page; page += kPagesTogether) {
-          for (int64_t i = begin; i < end; ++i) {
-            const QueryBlock& b = query_blocks[static_cast<size_t>(i)];
-            if (page > b.position / kPage) continue;
-            const uint64_t* selected =
-                mask.words == nullptr ? nullptr : mask.words + b.row * mask.stride;
-            ops_.table().dense_attention(
-                {.type = type_,
-                 .q = q.row(b.row),
-                 .q_stride = q.stride,
-                 .m = b.count,
-                 .first_position = b.position,
-                 .key_dim = key_dim,
-                 .value_dim = value_dim,
-                 .k_panels = k_panels.row(h * page_count),
-                 .k_page_stride = k_page,
-                 .v_panels = v_panels.row(h * page_count),
-                 .v_page_stride = v_page,
-                 .scale = softmax_scale_,
-                 .out = o.row(b.row),
-                 .out_stride = o.stride,
-                 .scratch = scratch,
-                 .selected = selected,
-                 .selected_stride = mask.stride,
-                 .state = states.row(worker * kBlocksTogether + i - begin),
-                 .page_begin = page,
-                 .page_end = std::min(page + kPagesTogether, b.position / kPage + 1)});
-          }
-        }
-      });
-    }
-    row = row_end;
   }
+  return out;
+}
+
+// Expands keys and values of a group of heads once, then lets all the block's queries attend.
+void Forward::AttendMaterialised(int64_t layer, const LocalStep& step,
+                                 const LocalStep::Block& block, const HeadQueries& with) {
+  std::set<int32_t> extends;  // those with rows in the block
+  for (int64_t row = block.begin; row < block.end; ++row) {
+    extends.insert(step.SliceOf(row).extend);
+  }
+  const int64_t heads = heads_.size();
+  for (const int32_t extend : extends) {
+    const std::vector<QueryBlock> query_blocks = QueryBlocksOf(step, block, extend);
+    const int64_t pages = query_blocks.back().position / kPage + 1;
+    const ArenaScope scope(arena_);
+    const int64_t group = std::clamp(kExpandBytes / HeadBytes(pages), int64_t{1}, heads);
+    auto* memory = arena_.Array<char>(group * HeadBytes(pages));
+    for (int64_t head = 0; head < heads; head += group) {
+      const Range range{head, std::min(heads, head + group)};
+      ExpandHeads(layer, step.batch.extends[static_cast<size_t>(extend)], range, pages, memory);
+      AttendHeads(query_blocks, PanelsAt(memory, range, pages), with);
+    }
+  }
+}
+
+void Forward::ReserveSharedKeys(const LocalStep& step) {
+  const int64_t most = HeadBytes(MostSharedPages(step.sharing));
+  if (most == 0) return;
+  size_t uses = 0;
+  for (const auto& round : step.sharing) uses += round.size();
+  const auto ranks = static_cast<int64_t>(context_group_.size());
+  const int64_t share = (heads_.size() + ranks - 1) / ranks;  // of the rank that has most heads
+  // One turn a layer needs no second memory: all ranks have read it when the next layer's keys are
+  // there.
+  const bool once = uses == 1 && share * most <= kSharedKeyBytes;
+  shared_keys_.bytes =
+      once ? share * most : std::min(share * most, std::max(kSharedKeyBytes / 2, most));
+  shared_keys_.turns[0] = arena_.Array<char>(shared_keys_.bytes);
+  shared_keys_.turns[1] = once ? shared_keys_.turns[0] : arena_.Array<char>(shared_keys_.bytes);
+}
+
+void Forward::AttendShared(int64_t layer, const LocalStep& step, int64_t round,
+                           const LocalStep::Block* block, const HeadQueries* with,
+                           const std::function<void()>& select) {
+  const CollectiveName name{"head_keys", static_cast<int32_t>(layer)};
+  const auto ranks = static_cast<int64_t>(context_group_.size());
+  const int64_t heads = heads_.size();
+  const auto heads_of = [&](int64_t rank, int64_t first, int64_t count) {
+    const Range share = ShareOf(heads, rank, ranks);
+    return Range{std::min(share.end, share.begin + first),
+                 std::min(share.end, share.begin + first + count)};
+  };
+  bool selected = false;
+  for (const SharedKeys& keys : step.sharing[static_cast<size_t>(round)]) {
+    const Extend& extend = step.batch.extends[static_cast<size_t>(keys.extend)];
+    const int64_t pages = keys.most();
+    const int64_t most_heads = (heads + ranks - 1) / ranks;
+    const int64_t together =
+        std::clamp(shared_keys_.bytes / HeadBytes(pages), int64_t{1}, most_heads);
+    std::vector<QueryBlock> query_blocks;
+    if (block != nullptr) query_blocks = QueryBlocksOf(step, *block, keys.extend);
+    for (int64_t first = 0; first < most_heads; first += together) {
+      char* memory = shared_keys_.turns[shared_keys_.used++ % 2];
+      const Range own = heads_of(context_->index(), first, together);
+      {
+        const TraceZone zone(trace_, "attention", name.layer);
+        ExpandHeads(layer, extend, own, pages, memory);
+      }
+      context_->Arrive(name, memory);
+      // The choice of keys does not need them: meanwhile the others expand theirs.
+      if (!selected) select();
+      selected = true;
+      {
+        const TraceZone zone(trace_, "head keys wait", name.layer);
+        context_->Wait();
+      }
+      if (query_blocks.empty()) continue;
+      // In the same order on every rank: what one reads of a head, others find in the cache that
+      // cores share.
+      std::vector<HeadPanels> panels;
+      for (int rank = 0; rank < context_->size(); ++rank) {
+        const std::vector<HeadPanels> part =
+            PanelsAt(context_->Shared<char>(rank), heads_of(rank, first, together), pages);
+        panels.insert(panels.end(), part.begin(), part.end());
+      }
+      const int64_t others = static_cast<int64_t>(panels.size()) - own.size();
+      reads_.Add(name.operation, others * HeadBytes(query_blocks.back().position / kPage + 1));
+      const TraceZone zone(trace_, "attention", name.layer);
+      AttendHeads(query_blocks, panels, *with);
+    }
+  }
+}
+
+std::vector<Forward::HeadPanels> Forward::PanelsAt(const char* memory, Range heads,
+                                                   int64_t pages) const {
+  std::vector<HeadPanels> out;
+  for (int64_t head = heads.begin; head < heads.end; ++head) {
+    out.push_back({head, memory, memory + pages * KeyPanel() * SizeOf(type_)});
+    memory += HeadBytes(pages);
+  }
+  return out;
+}
+
+void Forward::ExpandHeads(int64_t layer, const Extend& extend, Range heads, int64_t pages,
+                          char* memory) {
+  const AttentionWeights& w = weights_.layer(layer).attention;
+  const ArenaScope scope(arena_);
+  const int64_t rank = config_.kv_lora_rank;
+  const int64_t expanded = config_.qk_nope_head_dim + config_.v_head_dim;
+  const View<float, 2> kv = arena_.Floats(ops_.team().size() * kPage, expanded);
+  Rows dequantized;  // a page of an int8 cache for each worker
+  if (cache_.shape().int8_kv) {
+    dequantized = arena_.Matrix(type_, ops_.team().size() * kPage, config_.latent_dim());
+  }
+  const int64_t size = SizeOf(type_);
+  ops_.ForEachWorker(heads.size() * pages, [&](int64_t item, int worker, void* scratch) {
+    const int64_t page = item % pages;
+    const int64_t head = item / pages;  // among `heads`
+    void* stored = cache_.LatentPage(layer, extend.pages[static_cast<size_t>(page)]);
+    Rows latents = Rows::Dense(stored, type_, kPage, config_.latent_dim());
+    if (cache_.shape().int8_kv) {  // for every head again: 2 % of what follows
+      latents = dequantized.Slice(worker * kPage, (worker + 1) * kPage);
+      ops_.table().dequantize({.rows = stored,
+                               .m = kPage,
+                               .latent = rank,
+                               .rope = config_.qk_rope_head_dim,
+                               .out = static_cast<uint16_t*>(latents.data),
+                               .out_stride = latents.stride});
+    }
+    const View<float, 2> head_kv = kv.Slice(worker * kPage, (worker + 1) * kPage);
+    GemmArgs args = GemmOf({latents.Columns(0, rank)},
+                           w.kv_b[static_cast<size_t>(heads_.begin + heads.begin + head)]);
+    args.c = head_kv.data();
+    args.c_stride = expanded;
+    args.epilogue = Epilogue::kStoreF32;
+    args.scratch = scratch;
+    ops_.table().gemm(args);
+    char* const k = memory + head * HeadBytes(pages);
+    char* const v = k + pages * KeyPanel() * size;
+    ops_.table().pack_head({.type = type_,
+                            .kv = head_kv.data(),
+                            .kv_stride = expanded,
+                            .nope = config_.qk_nope_head_dim,
+                            .value = config_.v_head_dim,
+                            .rope = config_.qk_rope_head_dim,
+                            .k_pe = latents.Columns(rank, latents.cols).data,
+                            .k_pe_stride = latents.stride,
+                            .valid = std::min(kPage, extend.end() - page * kPage),
+                            .k_panel = k + page * KeyPanel() * size,
+                            .v_panel = v + page * ValuePanel() * size});
+  });
+}
+
+// Some blocks of queries of a head walk its pages together, so that a page comes into a core's
+// cache once for all of them; fewer if that left threads without an item.
+void Forward::AttendHeads(const std::vector<QueryBlock>& query_blocks,
+                          const std::vector<HeadPanels>& heads, const HeadQueries& with) {
+  const ArenaScope scope(arena_);
+  const int64_t key_dim = config_.qk_head_dim();
+  const int64_t value_dim = config_.v_head_dim;
+  const View<float, 2> states =
+      arena_.Floats(ops_.team().size() * kBlocksTogether, kDenseStateFloats + ValuePanel());
+  const auto count = static_cast<int64_t>(heads.size());
+  const auto blocks = static_cast<int64_t>(query_blocks.size());
+  const int64_t together =
+      std::clamp(count * blocks / (4 * ops_.team().size()), int64_t{1}, kBlocksTogether);
+  const int64_t groups = (blocks + together - 1) / together;
+  // Head by head, so that its keys and values stay in the cache that cores share; the longest
+  // blocks first, so that the team ends together.
+  ops_.ForEachWorker(count * groups, [&](int64_t item, int worker, void* scratch) {
+    const int64_t begin = (groups - 1 - item % groups) * together;
+    const int64_t end = std::min(blocks, begin + together);
+    const HeadPanels& panels = heads[static_cast<size_t>(item / groups)];
+    const Rows q = with.queries.Columns(panels.head * key_dim, (panels.head + 1) * key_dim);
+    const Rows o = with.out.Columns(panels.head * value_dim, (panels.head + 1) * value_dim);
+    const int64_t last_page = query_blocks[static_cast<size_t>(end - 1)].position / kPage;
+    for (int64_t page = 0; page <= last_page; page += kPagesTogether) {
+      for (int64_t i = begin; i < end; ++i) {
+        const QueryBlock& b = query_blocks[static_cast<size_t>(i)];
+        if (page > b.position / kPage) continue;
+        const uint64_t* selected =
+            with.mask.words == nullptr ? nullptr : with.mask.words + b.row * with.mask.stride;
+        ops_.table().dense_attention(
+            {.type = type_,
+             .q = q.row(b.row),
+             .q_stride = q.stride,
+             .m = b.count,
+             .first_position = b.position,
+             .key_dim = key_dim,
+             .value_dim = value_dim,
+             .k_panels = panels.keys,
+             .k_page_stride = KeyPanel(),
+             .v_panels = panels.values,
+             .v_page_stride = ValuePanel(),
+             .scale = softmax_scale_,
+             .out = o.row(b.row),
+             .out_stride = o.stride,
+             .scratch = scratch,
+             .selected = selected,
+             .selected_stride = with.mask.stride,
+             .state = states.row(worker * kBlocksTogether + i - begin),
+             .page_begin = page,
+             .page_end = std::min(page + kPagesTogether, b.position / kPage + 1)});
+      }
+    }
+  });
 }
 
 }  // namespace causeway

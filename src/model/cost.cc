@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/op_table.h"
+#include "model/attention_blocks.h"
 
 namespace causeway {
 namespace {
@@ -148,11 +149,12 @@ DecodeBytes NecessaryDecodeBytes(const Weights& weights, const KvShape& shape, i
   return out;
 }
 
-TokenCost PartitionCost(const ModelConfig& c) {
+TokenCost PartitionCost(const ModelConfig& c, const Layout& layout) {
   const double layers = D(c.num_hidden_layers);
   TokenCost cost;
   cost.linear = layers * (ProjectionFlops(c) + IndexProjectionFlops(c)) + FeedForwardFlops(c);
-  cost.again = layers * ExpandFlops(c);
+  const auto sharing = static_cast<int>(ContextGroup(layout, 0).size());
+  if (sharing < layout.cp) cost.again = layers * ExpandFlops(c) / sharing;
   cost.dense = kMaterialisedWeight * layers * MaterialisedKeyFlops(c);
   if (c.sparse()) {
     cost.dense_end = MaterialisedEnd(c);

@@ -67,6 +67,8 @@ inline constexpr double kMaterialisedWeight = 1.1;
 inline constexpr double kIndexWeight = 1.1;
 
 // The cost of a token as this engine computes it, for parallel::Partition: FLOPs, weighted.
-TokenCost PartitionCost(const ModelConfig& config);
+// Ranks of a host expand keys for each other (model/attention_blocks.h), each an equal share: what
+// is left of `again` is between hosts.
+TokenCost PartitionCost(const ModelConfig& config, const Layout& layout);
 
 }  // namespace causeway

@@ -167,7 +167,7 @@ TEST(MaterialisedEnd, IsTheFirstPageBorderFromWhichOnAbsorbedHeadsAreCheaper) {
 
 TEST(PartitionCost, IsTheWeightedCountOfWhatTheEngineComputes) {
   for (const ModelConfig& config : {Dense(), Sparse(), PlainQueries()}) {
-    const TokenCost cost = PartitionCost(config);
+    const TokenCost cost = PartitionCost(config, {.cp = 2, .hosts = 2});
     const int64_t form_end = MaterialisedEnd(config);
     for (const auto& [begin, end] : kRanges) {
       const FlopCounts count = Count(config, begin, end, 0, /*as_computed=*/true);

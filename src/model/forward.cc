@@ -6,37 +6,8 @@
 #include "model/cost.h"
 
 namespace causeway {
-namespace {
-
-// The rows of these slices in blocks of one form of attention.
-std::vector<LocalStep::Block> BlocksOf(const Batch& batch, const std::vector<Slice>& slices,
-                                       int64_t materialised_end, int64_t materialised_rows) {
-  std::vector<LocalStep::Block> blocks;
-  int64_t row = 0;
-  for (const Slice& slice : slices) {
-    const bool decode = batch.extends[static_cast<size_t>(slice.extend)].decode;
-    for (int64_t p = slice.begin; p < slice.end;) {
-      const bool materialised = !decode && p < materialised_end;
-      const int64_t limit = materialised ? materialised_rows : kAbsorbedRows;
-      if (blocks.empty() || blocks.back().materialised != materialised ||
-          blocks.back().rows() == limit) {
-        blocks.push_back({row, row, materialised});
-      }
-      const int64_t form_end = materialised ? std::min(slice.end, materialised_end) : slice.end;
-      const int64_t rows = std::min(form_end - p, limit - blocks.back().rows());
-      blocks.back().end += rows;
-      row += rows;
-      p += rows;
-    }
-  }
-  return blocks;
-}
-
-}  // namespace
-
 LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const StepSlices& all,
-                     const Layout& layout, int rank, int64_t materialised_end,
-                     int64_t materialised_rows)
+                     const Layout& layout, int rank, const BlockLimits& limits)
     : batch(batch_in), output(output_in), all_slices(all), slices(all[static_cast<size_t>(rank)]) {
   for (int other = 0; other < layout.world(); ++other) {
     const std::vector<Slice>& others = all[static_cast<size_t>(other)];
@@ -44,7 +15,7 @@ LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const S
     for (const Slice& s : others) tokens += s.end - s.begin;
     home_rows.push_back(ShareOf(tokens, layout.PlaceOf(other).tp, layout.tp).size());
     most_rows = std::max(most_rows, tokens);
-    std::vector<Block> of_other = BlocksOf(batch, others, materialised_end, materialised_rows);
+    std::vector<Block> of_other = BlocksOf(batch, others, limits);
     most_blocks = std::max(most_blocks, static_cast<int64_t>(of_other.size()));
     if (other == rank) blocks = std::move(of_other);
   }
@@ -55,6 +26,7 @@ LocalStep::LocalStep(const Batch& batch_in, const StepOutput& output_in, const S
       position.push_back(static_cast<int32_t>(p));
     }
   }
+  sharing = SharedKeysOf(batch, all, ContextGroup(layout, rank), limits);
 }
 
 namespace {
@@ -78,7 +50,7 @@ std::vector<int32_t> PartSums(const TensorGroup& group, const Weight& w, int64_t
 
 Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& rope,
                  const Layout& layout, int rank, OpSet& ops, RankLink& host, RankLink& tensor,
-                 TraceLane& trace)
+                 RankLink* context, TraceLane& trace)
     : weights_(weights),
       config_(weights.config()),
       cache_(cache),
@@ -88,6 +60,8 @@ Forward::Forward(const Weights& weights, const KvCache& cache, const RopeTable& 
       ops_(ops),
       host_(host),
       tp_(tensor, layout, rank, reads_),
+      context_(context),
+      context_group_(ContextGroup(layout, rank)),
       expert_exchange_(weights.config(), layout, rank, weights.share().redundant, host, reads_),
       host_exchange_(layout, layout.HostOf(rank), cache),
       expert_counts_(static_cast<size_t>(config_.num_hidden_layers)),
@@ -125,15 +99,17 @@ void Forward::ClearCounters() {
 }
 
 void Forward::Run(const Batch& batch, const StepSlices& slices, StepOutput& output) {
-  const LocalStep step(batch, output, slices, layout_, rank_, MaterialisedEnd(config_),
-                       pass_rows_.materialised);
-  const ScratchBytes bound = ScratchBound(
-      config_, layout_, type_, {step.rows(), step.most_rows, step.longest(), output.rows()});
+  const LocalStep step(batch, output, slices, layout_, rank_,
+                       {MaterialisedEnd(config_), pass_rows_.materialised});
+  const ScratchBytes bound = ScratchBound(config_, layout_, type_,
+                                          {step.rows(), step.most_rows, step.longest(),
+                                           output.rows(), MostSharedPages(step.sharing) * kPage});
   arena_.Limit(bound.arena);
   together_ = WorkTogether(layout_, batch, step.slices);
   scratch_bound_ = std::max(scratch_bound_, bound.total());
   const ArenaScope scope(arena_);
   const View<float, 2> x = arena_.Floats(step.rows(), config_.hidden_size);  // residual stream
+  ReserveSharedKeys(step);
   {
     const TraceZone zone(trace_, "embed");
     for (int64_t row = 0; row < step.rows(); ++row) {
@@ -174,17 +150,22 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
                    heads_.begin * config_.v_head_dim, o_sums_[static_cast<size_t>(index)], rows);
   };
   const int64_t attended_columns = heads_.size() * config_.v_head_dim;
-  for (const LocalStep::Block& block : step.blocks) {
+  const auto own_blocks = static_cast<int64_t>(step.blocks.size());
+  for (int64_t i = 0; i < own_blocks; ++i) {
+    const LocalStep::Block& block = step.blocks[static_cast<size_t>(i)];
     const ArenaScope block_scope(arena_);
     const View<float, 2> rows = x.Slice(block.begin, block.end);
     const Queries queries = MakeQueries(index, step, block, rows);
     wait_for_keys();
     const Rows attended = arena_.Matrix(type_, block.rows(), attended_columns);
-    Attend(index, step, block, rows, queries, pages, attended);
+    Attend(index, step, i, rows, queries, pages, attended);
     add_output(attended, rows);
   }
   wait_for_keys();  // a rank without tokens takes part in the exchange all the same
-  const auto own_blocks = static_cast<int64_t>(step.blocks.size());
+  // And one with fewer blocks than others of its context group expands its share of their keys.
+  const auto rounds = static_cast<int64_t>(step.sharing.size());
+  for (int64_t i = own_blocks; i < rounds; ++i)
+    AttendShared(index, step, i, nullptr, nullptr, [] {});
   for (int64_t i = own_blocks; i < tp_.SumsOf(own_blocks, step.most_blocks); ++i) {
     add_output(arena_.Matrix(type_, 0, attended_columns), x.Slice(x.dim(0), x.dim(0)));
   }
@@ -292,9 +273,16 @@ LayerPages Forward::PagesOf(int64_t layer, const LocalStep& step) const {
   return pages;
 }
 
-Rows Forward::Normed(View<const float, 2> x, const std::vector<float>& weight, DType type) {
-  const Rows out = arena_.Matrix(type, x.dim(0), x.dim(1));
+Rows Forward::Normed(View<const float, 2> x, const std::vector<float>& weight) {
+  const Rows out = arena_.Matrix(DType::kF32, x.dim(0), x.dim(1));
   ops_.RmsNorm(x, weight.data(), static_cast<float>(config_.rms_norm_eps), out);
+  return out;
+}
+
+Activation Forward::NormedInput(View<const float, 2> x, const std::vector<float>& weight,
+                                DType weight_type) {
+  const Activation out = Activation::Of(type_, weight_type, x.dim(0), x.dim(1), arena_);
+  ops_.NormInput(x, weight.data(), static_cast<float>(config_.rms_norm_eps), out);
   return out;
 }
 

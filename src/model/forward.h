@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "base/arena.h"
 #include "base/trace.h"
 #include "cache/kv_cache.h"
 #include "kernels/op_set.h"
+#include "model/attention_blocks.h"
 #include "model/batch.h"
 #include "model/expert_exchange.h"
 #include "model/host_exchange.h"
@@ -26,13 +28,7 @@ namespace causeway {
 
 // The part of a batch that one rank computes: its slices' tokens, as local rows in order.
 struct LocalStep {
-  // Consecutive local rows that use the same form of attention.
-  struct Block {
-    int64_t begin = 0;
-    int64_t end = 0;
-    bool materialised = false;
-    int64_t rows() const { return end - begin; }
-  };
+  using Block = AttentionBlock;
 
   const Batch& batch;
   const StepOutput& output;
@@ -42,15 +38,15 @@ struct LocalStep {
   std::vector<int32_t> slice;      // per row
   std::vector<int32_t> position;   // per row
   std::vector<Block> blocks;       // all rows, in order
+  KeySharing sharing;              // with the ranks of its context group
 
   int64_t most_blocks = 0;         // of any rank of the world
   int64_t most_rows = 0;           // the same
   std::vector<int64_t> home_rows;  // of each rank of the world: tokens whose experts it adds up
 
-  // `rank` computes slices[rank] of the batch. materialised_end: see MaterialisedEnd; a block of
-  // materialised heads has at most materialised_rows.
+  // `rank` computes slices[rank] of the batch.
   LocalStep(const Batch& batch, const StepOutput& output, const StepSlices& slices,
-            const Layout& layout, int rank, int64_t materialised_end, int64_t materialised_rows);
+            const Layout& layout, int rank, const BlockLimits& limits);
   int64_t rows() const { return static_cast<int64_t>(position.size()); }
   // The end of the longest of this rank's sequences, 0 without any.
   int64_t longest() const {
@@ -81,9 +77,11 @@ struct LayerPages {
 // shared with the other ranks of the host.
 class Forward {
  public:
-  // `host` joins the ranks of this host, `tensor` those of them in this rank's TP group.
+  // `host` joins the ranks of this host, `tensor` those of them in this rank's TP group, `context`
+  // those of its ContextGroup (null where that has no other).
   Forward(const Weights& weights, const KvCache& cache, const RopeTable& rope, const Layout& layout,
-          int rank, OpSet& ops, RankLink& host, RankLink& tensor, TraceLane& trace);
+          int rank, OpSet& ops, RankLink& host, RankLink& tensor, RankLink* context,
+          TraceLane& trace);
 
   // Computes this rank's slices of the batch through every layer, and its share of the vocabulary
   // for all wanted rows. Throws StepFailed. On return on every rank, output holds the results.
@@ -129,23 +127,65 @@ class Forward {
 
   // attention.cc
   void PublishKeys(int64_t layer, const LocalStep& step, View<const float, 2> x);
+  // a: the row's part of x kv_a^T; scratch: [latent_dim].
+  void StoreLatent(int64_t layer, const LocalStep& step, int64_t row, const float* a,
+                   float* scratch) const;
   Queries MakeQueries(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                       View<const float, 2> x);
   // x W^T: where the ranks of the TP group work together each makes some panels of columns, which
   // come to all.
   void Project(CollectiveName name, const Activation& x, const Weight& w, const Rows& out);
   // x: the residual stream of the block's rows, for the indexer.
-  void Attend(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
-              View<const float, 2> x, const Queries& queries, const LayerPages& pages,
-              const Rows& out);
+  void Attend(int64_t layer, const LocalStep& step, int64_t block_index, View<const float, 2> x,
+              const Queries& queries, const LayerPages& pages, const Rows& out);
   KeyMask SelectMask(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                      View<const float, 2> x, const Queries& queries, const LayerPages& pages);
   void AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, int64_t first_row,
                       const Rows& queries, const Selection& selection, int64_t selection_row,
                       const LayerPages& pages, const Rows& out);
-  void AttendMaterialised(const AttentionWeights& w, const LocalStep& step,
-                          const LocalStep::Block& block, const Rows& queries, const KeyMask& mask,
-                          const LayerPages& pages, const Rows& out);
+  // Keys and values of a head, [pages] of panels as dense attention reads them.
+  struct HeadPanels {
+    int64_t head = 0;  // of this rank's
+    const void* keys = nullptr;
+    const void* values = nullptr;
+  };
+  // Queries of one 64-aligned run of positions.
+  struct QueryBlock {
+    int64_t row;  // in the block
+    int64_t position;
+    int64_t count;
+  };
+  // What materialised heads of a block attend with, and to where.
+  struct HeadQueries {
+    const Rows& queries;
+    const KeyMask& mask;
+    const Rows& out;
+  };
+  // The block's rows of one sequence, ascending.
+  std::vector<QueryBlock> QueryBlocksOf(const LocalStep& step, const LocalStep::Block& block,
+                                        int32_t extend) const;
+  void AttendMaterialised(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
+                          const HeadQueries& with);
+  // The same with keys that the context group expands together, after `select` has chosen which
+  // ones count; block null: none of this rank's rows attends in this round.
+  void AttendShared(int64_t layer, const LocalStep& step, int64_t round,
+                    const LocalStep::Block* block, const HeadQueries* with,
+                    const std::function<void()>& select);
+  // Expands `heads` of this rank for `pages` pages of a sequence to the panels at `memory`.
+  void ExpandHeads(int64_t layer, const Extend& extend, Range heads, int64_t pages, char* memory);
+  // The panels of `heads` that lie at `memory`, head after head.
+  std::vector<HeadPanels> PanelsAt(const char* memory, Range heads, int64_t pages) const;
+  void AttendHeads(const std::vector<QueryBlock>& query_blocks,
+                   const std::vector<HeadPanels>& heads, const HeadQueries& with);
+  int64_t KeyPanel() const { return kPage * config_.qk_head_dim(); }  // elements of a page
+  int64_t ValuePanel() const {
+    return kPage * ((config_.v_head_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule);
+  }
+  int64_t HeadBytes(int64_t pages) const {
+    return pages * (KeyPanel() + ValuePanel()) * SizeOf(type_);
+  }
+  // Memory for what this rank expands for its context group in this step.
+  void ReserveSharedKeys(const LocalStep& step);
 
   // indexer.cc
   class Selector;
@@ -163,7 +203,8 @@ class Forward {
   // own: the selector's rows whose choice this rank makes; positions and count begin at its row 0.
   void ScoreInPieces(int64_t layer, Selector& selector, bool together, View<float, 2> scores,
                      Range own, int32_t* positions, int32_t* count);
-  void PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t first_row,
+  // h: of the rows from first_row on, of which those in `stored` are this rank's to store.
+  void PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t first_row, Range stored,
                         const Activation& h);
   Selection Select(int64_t layer, const LocalStep& step, const LocalStep::Block& block,
                    View<const float, 2> x, const Queries& queries, const LayerPages& pages);
@@ -177,10 +218,10 @@ class Forward {
   // moe.cc
   void FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x);
   void DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x);
-  void SharedExpert(int64_t layer, const Rows& h, View<float, 2> x);
+  void SharedExpert(int64_t layer, const Activation& h, View<float, 2> x);
   // `home`: those of the rows whose choices are counted here.
   RoutedTokens RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row, Range home,
-                           const Rows& exact, const Rows& h);
+                           const Rows& exact, const Activation& h);
   void ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<float, 2> x);
   void ExpertsElsewhere(int64_t layer, const RoutedTokens& tokens,
                         const std::vector<int64_t>& home_rows, View<float, 2> x);
@@ -196,8 +237,11 @@ class Forward {
   void AddRowParallel(CollectiveName name, const Rows& in, const Weight& w, int64_t k_begin,
                       const std::vector<int32_t>& sums, View<float, 2> x);
 
-  // The rows normed, in `type`, in the arena.
-  Rows Normed(View<const float, 2> x, const std::vector<float>& weight, DType type);
+  // The rows normed, in f32, in the arena.
+  Rows Normed(View<const float, 2> x, const std::vector<float>& weight);
+  // The same in the mode's type, as the input of products with weights of that type.
+  Activation NormedInput(View<const float, 2> x, const std::vector<float>& weight,
+                         DType weight_type);
 
   const Weights& weights_;
   const ModelConfig& config_;
@@ -209,6 +253,8 @@ class Forward {
   RankLink& host_;
   ReadCounts reads_;
   TensorGroup tp_;
+  RankLink* const context_;  // null: alone
+  const std::vector<int> context_group_;
   ExpertExchange expert_exchange_;
   HostExchange host_exchange_;
   std::vector<Range> head_columns_;  // of each host: ids whose logits it computes
@@ -222,6 +268,13 @@ class Forward {
   std::vector<std::vector<int32_t>> down_sums_;
   const DType type_;  // of activations: f32 or bf16
   const PassRows pass_rows_;
+  // What other ranks read of this one's keys, in turns: what is written in one turn may still be
+  // read in the next, and in no later one.
+  struct {
+    char* turns[2] = {};
+    int64_t bytes = 0;  // of each
+    int64_t used = 0;   // turns so far
+  } shared_keys_;
   const float softmax_scale_;
   int64_t scratch_bound_ = 0;
   bool together_ = false;  // WorkTogether of the step under way

@@ -112,35 +112,65 @@ class Forward::Selector {
 };
 
 void Forward::PublishIndexKeys(int64_t layer, const LocalStep& step, int64_t first_row,
-                               const Activation& h) {
+                               Range stored, const Activation& h) {
   const IndexerWeights& w = weights_.layer(layer).attention.indexer;
-  const int64_t rows = h.rows.rows;
   const ArenaScope scope(arena_);
-  const View<float, 2> k = arena_.Floats(rows, config_.index_head_dim);
-  const View<float, 2> normed = arena_.Floats(rows, config_.index_head_dim);
-  // Rotated in f32 and rounded once, to the mode's type.
-  const Rows keys = arena_.Matrix(type_, rows, config_.index_head_dim);
-  Project({"index_k", static_cast<int32_t>(layer)}, ops_.Prepare(h.rows, w.wk.type(), arena_), w.wk,
-          Rows::Of(k));
-  ops_.LayerNorm(k, w.norm.data(), w.bias.data(), kKeyNormEps, Rows::Of(normed));
-  ops_.Rotate(normed, 1, 0, config_.indexer_rope_interleave, rope_.view(),
-              step.position.data() + first_row, keys);
+  const int64_t dim = config_.index_head_dim;
+  const View<float, 2> k = arena_.Floats(h.rows.rows, dim);
+  const Activation input =
+      h.quantized.data == nullptr ? ops_.Prepare(h.rows, w.wk.type(), arena_) : h;
+  Project({"index_k", static_cast<int32_t>(layer)}, input, w.wk, Rows::Of(k));
   const KvShape& shape = cache_.shape();
-  const Activation stored = ops_.Prepare(keys, shape.index_type(), arena_);
-  auto* int8_key = arena_.Array<char>(shape.index_bytes());  // values, then the scale
-  const Range mine = tp_.HostRows(step.rows());
-  for (int64_t i = 0; i < rows; ++i) {
-    if (!mine.Contains(first_row + i)) continue;
-    const void* key = keys.row(i);
-    if (shape.int8_index) {
-      std::memcpy(int8_key, stored.quantized.row(i), static_cast<size_t>(shape.index_dim));
-      std::memcpy(int8_key + shape.index_dim, &stored.scale[i], sizeof(float));
-      key = int8_key;
+  const DType type = type_;
+  ops_.ForEach(h.rows.rows, [&](int64_t i, void* scratch) {
+    const int64_t row = first_row + i;
+    if (!stored.Contains(row)) return;
+    // Normed and rotated in f32, rounded once to the mode's type, and from that to int8.
+    auto* normed = static_cast<float*>(scratch);
+    float* key = normed + dim;
+    ops_.table().layer_norm({.x = k.row(i),
+                             .x_stride = dim,
+                             .m = 1,
+                             .n = dim,
+                             .weight = w.norm.data(),
+                             .bias = w.bias.data(),
+                             .eps = kKeyNormEps,
+                             .out_f32 = normed,
+                             .out_f32_stride = dim});
+    const int32_t position = step.position[static_cast<size_t>(row)];
+    ops_.table().rotate({.x = normed,
+                         .x_stride = dim,
+                         .m = 1,
+                         .heads = 1,
+                         .head_dim = dim,
+                         .rope_begin = 0,
+                         .rope_dim = config_.qk_rope_head_dim,
+                         .interleaved = config_.indexer_rope_interleave,
+                         .cos = rope_.view().cos,
+                         .sin = rope_.view().sin,
+                         .positions = &position,
+                         .type = type,
+                         .out = key,
+                         .out_stride = dim});
+    const void* values = key;
+    if (shape.int8_index) {  // values, then the scale
+      auto* int8_key = reinterpret_cast<int8_t*>(key + dim);
+      float scale;
+      ops_.table().quantize({.type = type,
+                             .x = key,
+                             .x_stride = dim,
+                             .m = 1,
+                             .k = dim,
+                             .out = int8_key,
+                             .out_stride = dim,
+                             .scale = &scale});
+      std::memcpy(int8_key + dim, &scale, sizeof(scale));
+      values = int8_key;
     }
-    const int64_t p = step.PositionOf(first_row + i);
-    cache_.StoreIndexKey(layer, step.ExtendOf(first_row + i).pages[static_cast<size_t>(p / kPage)],
-                         p % kPage, key);
-  }
+    const int64_t p = step.PositionOf(row);
+    cache_.StoreIndexKey(layer, step.ExtendOf(row).pages[static_cast<size_t>(p / kPage)], p % kPage,
+                         values);
+  });
 }
 
 // The choice of a few rows, with the scores of up to kPiecePages pages made by all threads of this
@@ -189,8 +219,7 @@ Forward::IndexQueries Forward::MakeIndexQueries(int64_t layer, const LocalStep& 
     ops_.Rotate(plain, config_.index_n_heads, 0, config_.indexer_rope_interleave, rope_.view(),
                 step.position.data() + block.begin + mine.begin, q);
     // Weights read the hidden state unrounded, since what they select is discrete.
-    const Rows h =
-        Normed(x.Slice(mine.begin, mine.end), weights_.layer(layer).input_norm, DType::kF32);
+    const Rows h = Normed(x.Slice(mine.begin, mine.end), weights_.layer(layer).input_norm);
     ops_.Linear({h}, w.weights_proj, Rows::Of(weight));
   }
   if (!cache_.shape().int8_index) return {q, weight};

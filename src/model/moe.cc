@@ -27,10 +27,16 @@ void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x
     const ArenaScope scope(arena_);
     const int64_t first = home.begin + std::min(home.size(), begin);
     const View<float, 2> rows = x.Slice(first, std::min(home.end, first + pass));
-    // The gate reads unrounded rows: its choices are discrete.
-    const Rows exact = Normed(rows, w.post_attention_norm, DType::kF32);
-    Rows h = exact;
-    if (type_ != DType::kF32) h = Normed(rows, w.post_attention_norm, type_);
+    // The gate reads unrounded rows: its choices are discrete. Experts and the shared expert read
+    // what the mode and their weights ask for, all made in one pass.
+    const bool int8 = w.moe.input_type == DType::kI8 ||
+                      (config_.n_shared_experts > 0 && w.moe.shared.gate_up.type() == DType::kI8);
+    const Activation h =
+        Activation::Of(type_, int8 ? DType::kI8 : type_, rows.dim(0), config_.hidden_size, arena_);
+    Rows exact = h.rows;
+    if (type_ != DType::kF32) exact = arena_.Matrix(DType::kF32, rows.dim(0), config_.hidden_size);
+    ops_.NormInput(rows, w.post_attention_norm.data(), static_cast<float>(config_.rms_norm_eps), h,
+                   type_ == DType::kF32 ? Rows() : exact);
     const Range counted = {std::clamp(own.begin - first, int64_t{0}, rows.dim(0)),
                            std::clamp(own.end - first, int64_t{0}, rows.dim(0))};
     const RoutedTokens tokens = RouteTokens(layer, step, first, counted, exact, h);
@@ -66,9 +72,7 @@ void Forward::DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x) {
     const ArenaScope scope(arena_);
     const int64_t first = std::min(x.dim(0), begin);
     const View<float, 2> rows = x.Slice(first, std::min(x.dim(0), first + kMlpRows));
-    // Normed and where needed quantised once, for gate and up.
-    const Activation h =
-        ops_.Prepare(Normed(rows, w.post_attention_norm, type_), w.mlp.gate_up.type(), arena_);
+    const Activation h = NormedInput(rows, w.post_attention_norm, w.mlp.gate_up.type());
     const Rows product = arena_.Matrix(type_, rows.dim(0), inner_.size());
     ops_.SiluProduct(h, w.mlp.gate_up, inner_.begin, inner_.end, arena_, product);
     AddRowParallel({"dense_mlp", layer_number}, product, w.mlp.down, inner_.begin,
@@ -77,16 +81,16 @@ void Forward::DenseMlp(int64_t layer, const LocalStep& step, View<float, 2> x) {
 }
 
 // The same for a shared expert, whole at the home of each token.
-void Forward::SharedExpert(int64_t layer, const Rows& h, View<float, 2> x) {
+void Forward::SharedExpert(int64_t layer, const Activation& h, View<float, 2> x) {
   const MlpWeights& w = weights_.layer(layer).moe.shared;
   const int64_t inner = w.gate_up.n() / 2;
   const bool together = experts_together();
   const Range part = together ? ColumnsTogether(inner) : Range{0, inner};
   const Range panels = together ? tp_.HostRows(w.down.panels()) : Range{0, w.down.panels()};
-  for (int64_t begin = 0; begin < h.rows; begin += kMlpRows) {
+  for (int64_t begin = 0; begin < h.rows.rows; begin += kMlpRows) {
     const ArenaScope scope(arena_);
-    const int64_t end = std::min(h.rows, begin + kMlpRows);
-    const Activation input = ops_.Prepare(h.Slice(begin, end), w.gate_up.type(), arena_);
+    const int64_t end = std::min(h.rows.rows, begin + kMlpRows);
+    const Activation input = h.Slice(begin, end);
     const Rows product = arena_.Matrix(type_, end - begin, inner);
     ops_.SiluProduct(input, w.gate_up, part.begin, part.end, arena_,
                      product.Columns(part.begin, part.end));
@@ -99,10 +103,10 @@ void Forward::SharedExpert(int64_t layer, const Rows& h, View<float, 2> x) {
 // The gate's choice for the rows from `first_row` of the step on: exact [rows, hidden] in f32 is
 // what it reads, h what the experts will read.
 RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t first_row,
-                                  Range home, const Rows& exact, const Rows& h) {
+                                  Range home, const Rows& exact, const Activation& h) {
   const TraceZone zone(trace_, "router", static_cast<int32_t>(layer));
   const MoeWeights& w = weights_.layer(layer).moe;
-  const int64_t rows = h.rows;
+  const int64_t rows = h.rows.rows;
   const int64_t experts = config_.n_routed_experts;
   const int64_t active = config_.num_experts_per_tok;
   auto* chosen = arena_.Array<int32_t>(rows * active);
@@ -136,7 +140,7 @@ RoutedTokens Forward::RouteTokens(int64_t layer, const LocalStep& step, int64_t 
                   capture->router_weights[static_cast<size_t>(layer)].data() + at);
     }
   }
-  return {ops_.Prepare(h, w.input_type, arena_), rows, chosen, weight};
+  return {h, rows, chosen, weight};
 }
 
 void Forward::ShareProduct(CollectiveName name, const Rows& product) {

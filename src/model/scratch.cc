@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/view.h"
+#include "model/attention_blocks.h"
 #include "model/cost.h"
 #include "parallel/partition.h"
 
@@ -12,7 +13,7 @@ namespace {
 // A block of materialised heads: queries, outputs, and its parts of sums over a TP group. The heads
 // are expanded once for a block, which costs as much as attending to them from about 400 queries:
 // hence so much.
-constexpr int64_t kMaterialisedBytes = int64_t{128} << 20;
+constexpr int64_t kMaterialisedBytes = int64_t{96} << 20;
 constexpr int64_t kMaterialisedLeast = 512;
 // Absorbed queries and their outputs: each pass reads w_uk and w_uv of all heads.
 constexpr int64_t kAbsorbBytes = int64_t{32} << 20;
@@ -57,16 +58,10 @@ struct Sizes {
   }
   int64_t index_columns() const { return c.index_n_heads * c.index_head_dim; }
 
-  // Forward::PublishKeys, with what an int8 cache needs.
+  // Forward::PublishKeys.
   int64_t Keys(int64_t rows) const {
-    int64_t bytes = Matrix(rows, c.hidden_size) + 2 * Prepared(rows, c.hidden_size) +
-                    2 * Floats(rows, c.latent_dim()) + Prepared(rows, c.kv_lora_rank) +
-                    Prepared(rows, c.qk_rope_head_dim) + Floats(1, c.latent_dim());
-    if (c.sparse()) {
-      bytes += 2 * Floats(rows, c.index_head_dim) + Matrix(rows, c.index_head_dim) +
-               Prepared(rows, c.index_head_dim) + Floats(1, c.index_head_dim + 1);
-    }
-    return bytes;
+    return Matrix(rows, c.hidden_size) + 2 * Prepared(rows, c.hidden_size) +
+           Floats(rows, c.latent_dim()) + (c.sparse() ? Floats(rows, c.index_head_dim) : 0);
   }
 
   // Forward::MakeQueries: what stays, and what one of its passes takes beside it.
@@ -75,8 +70,7 @@ struct Sizes {
   }
   int64_t QueryPass(int64_t rows) const {
     return Matrix(rows, c.hidden_size) + Prepared(rows, c.hidden_size) +
-           Floats(rows, c.q_lora_rank) + Prepared(rows, c.q_lora_rank) +
-           Columns(rows, heads * c.qk_head_dim());
+           Floats(rows, c.q_lora_rank) + Columns(rows, heads * c.qk_head_dim());
   }
 
   // Forward::Select: the choice, and what making it takes beside it.
@@ -94,13 +88,24 @@ struct Sizes {
   int64_t Absorb(int64_t rows) const {
     return Matrix(rows, heads * (c.latent_dim() + c.kv_lora_rank));
   }
+  int64_t value() const {
+    return (c.v_head_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
+  }
+  // A head's keys and values.
+  int64_t Head(int64_t keys) const {
+    return Matrix((keys + kPage - 1) / kPage * kPage, c.qk_head_dim() + value());
+  }
+  // Forward::ReserveSharedKeys.
+  int64_t SharedKeys(int64_t keys) const {
+    const int64_t head = Head(keys);
+    return std::min(2 * ((heads + 1) / 2) * head, std::max(kSharedKeyBytes, 2 * head));
+  }
   // Forward::SelectMask and AttendMaterialised, with what an int8 cache needs.
-  int64_t Materialised(int64_t rows, int64_t keys) const {
+  int64_t Materialised(int64_t rows, int64_t keys, bool shared) const {
     const int64_t pages = (keys + kPage - 1) / kPage;
-    const int64_t value = (c.v_head_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
-    const int64_t head = Matrix(pages * kPage, c.qk_head_dim() + value);
-    const int64_t expand = std::min(std::max(kExpandBytes, head), heads * head) +
-                           Floats(threads * kBlocksTogether, kDenseStateFloats + kPage * value) +
+    const int64_t head = Head(keys);
+    const int64_t expand = (shared ? 0 : std::min(std::max(kExpandBytes, head), heads * head)) +
+                           Floats(threads * kBlocksTogether, kDenseStateFloats + kPage * value()) +
                            Floats(threads * kPage, c.qk_nope_head_dim + c.v_head_dim) +
                            Matrix(threads * kPage, c.latent_dim());
     const int64_t mask = c.sparse() ? rows * pages * 8 : 0;
@@ -126,10 +131,13 @@ struct Sizes {
     return sums * std::max(Floats(std::min(rows, kTogetherRows), widest), scores);
   }
 
-  // Forward::DenseMlp, SharedExpert.
+  // Forward::SharedExpert; DenseMlp norms its rows beside that.
   int64_t Mlp(int64_t rows, int64_t columns) const {
-    return Matrix(rows, c.hidden_size) + Prepared(rows, c.hidden_size) + Matrix(rows, columns) +
-           2 * Columns(rows, columns) + Prepared(rows, columns) + 2 * Floats(rows, 1);
+    return Matrix(rows, columns) + 2 * Columns(rows, columns) + Prepared(rows, columns) +
+           2 * Floats(rows, 1);
+  }
+  int64_t DenseMlp(int64_t rows) const {
+    return Matrix(rows, c.hidden_size) + Prepared(rows, c.hidden_size) + Mlp(rows, inner);
   }
   // What a pass of experts holds for its own tokens, and for slots that it computes.
   int64_t Tokens(int64_t rows) const {
@@ -174,13 +182,13 @@ ScratchBytes ScratchBound(const ModelConfig& c, const Layout& layout, DType type
 
   const int64_t block = std::min(rows, pass.materialised);
   const int64_t keys = std::min(step.keys, MaterialisedEnd(c));
-  most = std::max(most, sizes.Block(block, sizes.Materialised(block, keys)));
+  most = std::max(most, sizes.Block(block, sizes.Materialised(block, keys, step.shared_keys > 0)));
   const int64_t absorbed = std::min(rows, kAbsorbedRows);
   const int64_t choice_or_pass =
       std::max(sizes.SelectPass(absorbed), sizes.Absorb(std::min(absorbed, pass.absorb)));
   most = std::max(most, sizes.Block(absorbed, sizes.Selection(absorbed) + choice_or_pass));
 
-  most = std::max(most, sizes.Mlp(std::min(rows, kMlpRows), sizes.inner));
+  most = std::max(most, sizes.DenseMlp(std::min(rows, kMlpRows)));
   ScratchBytes out;
   if (c.n_routed_experts > 0) {
     const bool travel = layout.tokens_travel();
@@ -191,7 +199,7 @@ ScratchBytes ScratchBound(const ModelConfig& c, const Layout& layout, DType type
     if (travel) out.experts = Sizes::Floats(work * c.num_experts_per_tok, c.hidden_size);
   }
   most = std::max(most, Sizes::Prepared(step.logit_rows, c.hidden_size));
-  out.arena = Sizes::Floats(rows, c.hidden_size) + most +
+  out.arena = Sizes::Floats(rows, c.hidden_size) + sizes.SharedKeys(step.shared_keys) + most +
               64 * (kPieces + kWorkerPieces * layout.threads_per_rank);
   out.workers = layout.threads_per_rank * kScratchBytes;
   out.sums = std::max(sizes.Sums(std::max(block, std::min(rows, kMlpRows))), sizes.Together(rows));
@@ -200,7 +208,7 @@ ScratchBytes ScratchBound(const ModelConfig& c, const Layout& layout, DType type
 
 ScratchBytes PrefillScratchBound(const ModelConfig& config, const Layout& layout, DType type,
                                  int64_t tokens, int64_t chunk) {
-  const TokenCost cost = PartitionCost(config);
+  const TokenCost cost = PartitionCost(config, layout);
   if (chunk <= 0) chunk = tokens;
   ScratchBytes out;
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
@@ -212,6 +220,8 @@ ScratchBytes PrefillScratchBound(const ModelConfig& config, const Layout& layout
       step.most_rows = std::max(step.most_rows, rows);
     }
     step.rows = step.most_rows;
+    const bool shares = ContextGroup(layout, 0).size() > 1 && begin < MaterialisedEnd(config);
+    step.shared_keys = shares ? std::min(end, MaterialisedEnd(config)) : 0;
     const ScratchBytes bytes = ScratchBound(config, layout, type, step);
     if (bytes.total() > out.total()) out = bytes;
   }

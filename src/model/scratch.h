@@ -37,6 +37,9 @@ inline constexpr int64_t kBlocksTogether = 6;
 inline constexpr int64_t kPagesTogether = 8;
 // Bound on the memory of expanded keys and values of materialised heads; one head at least.
 inline constexpr int64_t kExpandBytes = int64_t{64} << 20;
+// The same of those that a rank expands for its context group (attention_blocks.h), which stay for
+// the whole step; in halves, of one head at least, where the group takes turns.
+inline constexpr int64_t kSharedKeyBytes = int64_t{48} << 20;
 
 // Rows of the passes that are as long as their bytes allow.
 struct PassRows {
@@ -50,10 +53,11 @@ struct PassRows {
 
 // What decides how much a rank needs for a step.
 struct StepSize {
-  int64_t rows = 0;        // tokens that the rank computes
-  int64_t most_rows = 0;   // of any rank
-  int64_t keys = 0;        // of the longest sequence, the new ones included
-  int64_t logit_rows = 0;  // that want logits, in the whole batch
+  int64_t rows = 0;         // tokens that the rank computes
+  int64_t most_rows = 0;    // of any rank
+  int64_t keys = 0;         // of the longest sequence, the new ones included
+  int64_t logit_rows = 0;   // that want logits, in the whole batch
+  int64_t shared_keys = 0;  // of the longest sequence that the context group expands together
 };
 
 struct ScratchBytes {

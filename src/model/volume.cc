@@ -7,6 +7,10 @@
 #include <map>
 #include <set>
 
+#include "model/attention_blocks.h"
+#include "model/cost.h"
+#include "model/scratch.h"
+
 namespace causeway {
 namespace {
 
@@ -240,6 +244,28 @@ TogetherVolumes ReadTogether(const ModelConfig& c, const VolumeTypes& types, con
   return out;
 }
 
+// Bytes of expanded heads that ranks of a context group read of each other, in a layer.
+double HeadKeys(const ModelConfig& c, const VolumeTypes& types, const Layout& layout,
+                const Batch& batch, const StepSlices& slices) {
+  const BlockLimits limits{MaterialisedEnd(c), PassRows::Of(c, layout, types.mode).materialised};
+  const int64_t value = (c.v_head_dim + kPanelGranule - 1) / kPanelGranule * kPanelGranule;
+  const int64_t page = kPage * (c.qk_head_dim() + value) * SizeOf(types.mode);
+  double bytes = 0;
+  for (int rank = 0; rank < layout.world(); ++rank) {
+    const std::vector<int> group = ContextGroup(layout, rank);
+    const auto member = std::find(group.begin(), group.end(), rank) - group.begin();
+    const int64_t heads = ShareOf(c.num_attention_heads, layout.PlaceOf(rank).tp, layout.tp).size();
+    const int64_t others =
+        heads - ShareOf(heads, member, static_cast<int64_t>(group.size())).size();
+    for (const auto& round : SharedKeysOf(batch, slices, group, limits)) {
+      for (const SharedKeys& keys : round) {
+        bytes += static_cast<double>(keys.pages[static_cast<size_t>(member)] * others * page);
+      }
+    }
+  }
+  return bytes;
+}
+
 }  // namespace
 
 VolumeTypes VolumeTypes::Of(const Weights& weights, const KvShape& cache) {
@@ -302,6 +328,7 @@ std::vector<Volume> PredictVolumes(const ModelConfig& config, const VolumeTypes&
   const double readers = layout.cp * layout.tp - 1;
   const KvShape keys = KeysOf(config, types);
   add("latent_keys", layers * tokens * readers * static_cast<double>(keys.latent_bytes()));
+  add("head_keys", layers * HeadKeys(config, types, layout, batch, slices));
   const TogetherVolumes together = ReadTogether(config, types, layout, batch, slices);
   if (config.sparse()) {
     add("index_keys", layers * tokens * readers * static_cast<double>(keys.index_bytes()));

@@ -34,6 +34,8 @@ struct Volume {
 
 // The volumes of a step of `batch`, cut as `slices` says, with T the attention TP:
 //   latent_keys, index_keys   every new token's, to all other ranks of its data-parallel group
+//   head_keys                 expanded keys and values of heads, to the other ranks of the context
+//                             group (attention_blocks.h) as far as their queries see them
 //   o_proj, dense_mlp         all-reduce: 2 * hidden * (T - 1) / T values a token and rank, and the
 //                             rows' T - 1 other maxima for int8
 //   selected_counts, _keys    top-k positions, made by one rank of a TP group, to the others

@@ -325,7 +325,8 @@ bool FitsFp8(int64_t block, const MatrixPart& part) {
 Status WeightLoader::AddPart(const std::vector<Source>& sources, int64_t k, Range part,
                              bool segments, bool floating, Weight& out) {
   CAUSEWAY_ASSIGN_OR_RETURN(const bool int8, AllAre(MatrixFormat::kInt8Channel, sources, k));
-  CAUSEWAY_ASSIGN_OR_RETURN(bool fp8, AllAre(MatrixFormat::kFp8Block, sources, k));
+  CAUSEWAY_ASSIGN_OR_RETURN(const bool fp8, AllAre(MatrixFormat::kFp8Block, sources, k));
+  bool fits = true;
   // A part of k has its part of the runs that the whole has. fp8 sums as bf16 does, int8 in one
   // run.
   const int64_t runs = segments && !int8
@@ -333,15 +334,16 @@ Status WeightLoader::AddPart(const std::vector<Source>& sources, int64_t k, Rang
                            : 1;
   int64_t total = 0;
   for (const Source& source : sources) {
-    fp8 = fp8 && FitsFp8(config().quant_block,
-                         {.rows = source.rows, .to = total, .columns = part, .segments = runs});
+    fits = fits && FitsFp8(config().quant_block,
+                           {.rows = source.rows, .to = total, .columns = part, .segments = runs});
     total += source.rows.size();
   }
   if (total == 0) return Status();  // a host may hold no part of the vocabulary
+  if (!floating && fp8 && !fits) weights_.fp8_excluded_.push_back(sources.front().module);
   DType type = weights_.mode_;
   Fp8Blocks blocks;
   if (!floating && int8) type = DType::kI8;
-  if (!floating && fp8) {
+  if (!floating && fp8 && fits) {
     type = DType::kF8;
     blocks = {.columns = config().quant_block, .offset = part.begin % config().quant_block};
   }

@@ -123,6 +123,8 @@ class Weights {
   // Copies the embedding of a token, [hidden] f32.
   void Embed(int32_t token, float* out) const;
   int64_t packed_bytes() const { return packed_bytes_; }
+  // The fp8 matrices that FitsFp8 excludes, two bytes a weight: names of modules.
+  const std::vector<std::string>& fp8_excluded() const { return fp8_excluded_; }
 
  private:
   friend class WeightLoader;
@@ -138,6 +140,7 @@ class Weights {
   std::vector<float> final_norm_;
   Weight head_;
   int64_t packed_bytes_ = 0;
+  std::vector<std::string> fp8_excluded_;
 };
 
 }  // namespace causeway

@@ -97,8 +97,9 @@ class Communicator {
 
 // A group of `size` ranks that are threads of this process: spin, then yield, then sleep.
 // result[i] is rank i's end; the ends share state that lives until the last is destroyed.
-// Errors call them first_rank, first_rank + 1, ...
+// Errors call them first_rank, first_rank + rank_step, ...
 std::vector<std::unique_ptr<Communicator>> MakeThreadsCommunicators(int size, int64_t timeout_ms,
-                                                                    int first_rank = 0);
+                                                                    int first_rank = 0,
+                                                                    int rank_step = 1);
 
 }  // namespace causeway

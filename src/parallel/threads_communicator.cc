@@ -39,8 +39,11 @@ enum class Kind : uint8_t { kBarrier, kOffer, kTaken };
 // count has passed n.
 class Group {
  public:
-  Group(int size, int first_rank)
-      : first_rank_(first_rank), arrivals_(static_cast<size_t>(size)), offers_(arrivals_.size()) {}
+  Group(int size, int first_rank, int rank_step)
+      : first_rank_(first_rank),
+        rank_step_(rank_step),
+        arrivals_(static_cast<size_t>(size)),
+        offers_(arrivals_.size()) {}
 
   // `kind` tells a barrier from the two phases of an exchange.
   void Arrive(int rank, CollectiveName name, Kind kind) {
@@ -215,9 +218,10 @@ class Group {
   }
 
   // What errors call a member.
-  int Name(int rank) const { return first_rank_ + rank; }
+  int Name(int rank) const { return first_rank_ + rank * rank_step_; }
 
   const int first_rank_;
+  const int rank_step_;
   std::vector<Arrival> arrivals_;
   std::vector<Offer> offers_;
   std::atomic<int> sleepers_{0};
@@ -250,9 +254,9 @@ class ThreadsCommunicator : public Communicator {
 }  // namespace
 
 std::vector<std::unique_ptr<Communicator>> MakeThreadsCommunicators(int size, int64_t timeout_ms,
-                                                                    int first_rank) {
+                                                                    int first_rank, int rank_step) {
   CHECK(size >= 1, size);
-  auto group = std::make_shared<Group>(size, first_rank);
+  auto group = std::make_shared<Group>(size, first_rank, rank_step);
   std::vector<std::unique_ptr<Communicator>> ends;
   for (int rank = 0; rank < size; ++rank) {
     ends.push_back(std::make_unique<ThreadsCommunicator>(group, rank, size, timeout_ms));
