@@ -35,7 +35,7 @@ TEST(ServeWatchdog, DISABLED_Server) {
   const auto tokenizer = LoadTokenizer(options.model_path, "", (*host)->config());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
   ServeFlags flags;
-  flags.port = 0;
+  flags.http.port = 0;
   flags.served_model_name = "tiny";
   const Status status = ServeModel(**host, **tokenizer, flags, [](const std::string&) {});
   FAIL() << "the watchdog should have ended the process: " << status.message();

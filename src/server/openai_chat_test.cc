@@ -26,7 +26,7 @@ class Fixture {
               .reasoning_format = reasoning},
         engine(*tokenizer, /*eos=*/1),
         metrics({.model_name = "parrot"}),
-        api(model, ""),
+        api(model, ApiKey()),
         desk(engine, metrics, {}) {
     std::vector<HttpRoute> routes = api.Routes(desk);
     for (HttpRoute& route : ParserRoutes(model, ApiKey(""))) routes.push_back(std::move(route));
