@@ -275,7 +275,8 @@ void ServeFlags::Register(CLI::App& app) {
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();
   app.add_flag("--enable-cache-report", enable_cache_report,
-               "Accepted for SGLang's sake: usage always tells cached tokens");
+               "Accepted for compatibility, without effect: usage always tells cached tokens; "
+               "default: off");
   app.add_flag("--enable-metrics", enable_metrics,
                "Answer /metrics, in Prometheus' text format; default: off");
   app.add_option("--max-running-requests", max_running_requests,
