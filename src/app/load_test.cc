@@ -313,7 +313,7 @@ TEST_F(ServeLoad, FiveHundredStreamsAtOnceGetWhatEachGetsAloneAndLeaveNothingBeh
     }
     EXPECT_GT(Metric("sglang:cached_tokens_total"), 0);
     EXPECT_EQ(Metric("sglang:num_retracted_requests_total") > 0, setup.retracts);
-    // What the cache kept is free, too, once it is flushed.
+    // What only the cache kept does not count as used; a flush gives it back.
     const Json prompt = Json::parse(questions[1].body).at("input_ids");
     const std::string again =
         Json{{"input_ids", prompt}, {"sampling_params", {{"max_new_tokens", 1}}}}.dump();
