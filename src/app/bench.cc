@@ -7,6 +7,7 @@
 #include "app/bench_grammar.h"
 #include "app/bench_input.h"
 #include "app/bench_kernels.h"
+#include "app/bench_serving.h"
 #include "app/command.h"
 #include "app/expert_load.h"
 #include "app/flags.h"
@@ -281,6 +282,7 @@ void AddBench(CLI::App& app, Run& run) {
   AddBenchDecode(*bench, run);
   AddBenchGrammar(*bench, run);
   AddBenchKernels(*bench, run);
+  AddBenchServing(*bench, run);
 }
 
 }  // namespace causeway

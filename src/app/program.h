@@ -25,6 +25,7 @@ class Program {
   // The exit code; 128 + the signal's number; -1 if it still runs at the deadline.
   int Wait(Deadline deadline);
   void Signal(int number) const;
+  pid_t pid() const { return pid_; }
   // What it has written so far.
   std::string Stdout() const;
   std::string Stderr() const;

@@ -120,6 +120,7 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags, con
   out.model_path = model.model_path;
   out.tokenizer_path = flags.tokenizer_path.empty() ? model.model_path : flags.tokenizer_path;
   out.model_type = host.config().model_type;
+  out.vocab_size = host.config().vocab_size;
   out.version = CAUSEWAY_VERSION;
   out.weight_gb = static_cast<double>(host.weights().packed_bytes()) / kGigabyte;
   out.kv_cache_gb = static_cast<double>(host.cache().bytes()) / kGigabyte;

@@ -218,7 +218,7 @@ Json NativeApi::ModelInfo() const {
           {"tokenizer_path", options_.tokenizer_path}, {"is_generation", true},
           {"preferred_sampling_params", nullptr},      {"weight_version", "default"},
           {"has_image_understanding", false},          {"has_audio_understanding", false},
-          {"model_type", options_.model_type}};
+          {"model_type", options_.model_type},         {"vocab_size", options_.vocab_size}};
 }
 
 Json NativeApi::ServerInfo(RequestDesk& desk) const {

@@ -17,6 +17,7 @@ struct NativeOptions {
   std::string model_path;
   std::string tokenizer_path;
   std::string model_type;  // of the checkpoint's config.json
+  int64_t vocab_size = 0;
   std::string version;
   // The flags and what automatic ones came to, by SGLang's names: part of /server_info.
   Json server_args = Json::object();

@@ -49,6 +49,7 @@ class Fixture {
     options.model_path = "/models/v32";
     options.tokenizer_path = "/models/v32";
     options.model_type = "deepseek_v32";
+    options.vocab_size = 1000;
     options.version = "1.2.3";
     options.server_args = {{"tp_size", 4}};
     options.weight_gb = 1.5;
@@ -453,6 +454,7 @@ TEST(NativeApiTest, ModelAndServerDescribeThemselvesUnderBothNames) {
   EXPECT_EQ(model["served_model_name"], "served");
   EXPECT_EQ(model["is_generation"], true);
   EXPECT_EQ(model["model_type"], "deepseek_v32");
+  EXPECT_EQ(model["vocab_size"], 1000);
   EXPECT_EQ(fixture.Get("/get_model_info"), model);
   const Json server = fixture.Get("/server_info");
   EXPECT_EQ(server["tp_size"], 4);
