@@ -20,8 +20,8 @@ std::vector<AttentionBlock> BlocksOf(const Batch& batch, const std::vector<Slice
           blocks.back().rows() == limit) {
         blocks.push_back({row, row, materialised});
       }
-      const int64_t form_end = materialised ? std::min(slice.end, limits.materialised_end)
-                                            : slice.end;
+      const int64_t form_end =
+          materialised ? std::min(slice.end, limits.materialised_end) : slice.end;
       const int64_t rows = std::min(form_end - p, limit - blocks.back().rows());
       blocks.back().end += rows;
       row += rows;
@@ -68,9 +68,8 @@ KeySharing SharedKeysOf(const Batch& batch, const StepSlices& slices, const std:
         if (std::max(row, blocks[b].begin) < end) {
           // The slice's rows in the block, the last of which sees most keys.
           const int64_t pages = (slice.begin + end - row - 1) / kPage + 1;
-          auto keys = std::find_if(rounds[b].begin(), rounds[b].end(), [&](const SharedKeys& k) {
-            return k.extend == slice.extend;
-          });
+          auto keys = std::find_if(rounds[b].begin(), rounds[b].end(),
+                                   [&](const SharedKeys& k) { return k.extend == slice.extend; });
           if (keys == rounds[b].end()) {
             keys = rounds[b].insert(keys, {slice.extend, std::vector<int64_t>(group.size())});
           }
