@@ -224,8 +224,8 @@ TEST(OpSet, RowOperationsHaveTheSameBitsForEveryNumberOfThreads) {
 // In one pass what RmsNorm and Prepare do in two, and the rows in f32 beside.
 TEST(OpSet, NormedInputsEqualRowsNormedAndThenQuantised) {
   RandomValues random(kSeed);
-  for (const int64_t cols : {3, 16, 97, 512}) {
-    for (const int64_t rows : kRowCounts) {
+  for (const int64_t cols : {3, 16, 97}) {
+    for (const int64_t rows : {0, 1, 5, 65, 130}) {
       const GuardedBytes values = RandomArray(DType::kF32, rows * cols, random);
       const GuardedBytes weight = RandomArray(DType::kF32, cols, random);
       const View<const float, 2> x(static_cast<const float*>(values.data()), {rows, cols});
