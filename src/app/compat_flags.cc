@@ -32,7 +32,6 @@ constexpr Accepted kAccepted[] = {
     {"--tokenizer-worker-num", true, "one thread tokenises"},
     {"--tokenizer-mode", true, "there is one tokenizer"},
     {"--detokenizer-worker-num", true, "one thread detokenises"},
-    {"--stream-interval", true, "each token is sent as it comes; /generate takes it per request"},
     {"--enable-mixed-chunk", false, "prompts and answers always share steps"},
     {"--enable-prefill-cp", false, "--cp-size above 1 says so"},
     {"--enable-dsa-prefill-context-parallel", false, "--cp-size above 1 says so"},
@@ -44,7 +43,6 @@ constexpr Accepted kAccepted[] = {
     {"--enable-dp-lm-head", false, "all ranks always share the vocabulary"},
     {"--moe-dense-tp-size", true, "dense layers follow the layout of attention"},
     {"--enable-cache-report", false, "usage always says how many tokens were cached"},
-    {"--random-seed", true, "a request's seed is its own; without one it is random"},
 };
 
 std::string Help(const Accepted& flag) {

@@ -3,8 +3,10 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include "app/command.h"
+#include "app/config_file.h"
 #include "app/nearest_flag.h"
 
 namespace {
@@ -27,6 +29,8 @@ int main(int argc, char** argv) {
   CLI::App app("Causeway: inference server for DeepSeek V3 / V3.2 with context-parallel prefill",
                "causeway");
   app.require_subcommand(1);
+  // As with SGLang, the last of several wins.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.set_version_flag("--version", "causeway 0.1.0");
   // A command's callback stores here what to do; it runs after all flags have been read.
   causeway::Run run;
@@ -39,8 +43,15 @@ int main(int argc, char** argv) {
   causeway::AddMakeModel(app, run);
   causeway::AddDemo(app, run);
   if (argc > 1 && argv[1][0] != '-' && !KnowsCommand(app, argv[1])) return 2;
+  causeway::StatusOr<std::vector<std::string>> arguments =
+      causeway::WithConfigFile({argv + 1, argv + argc});
+  if (!arguments.ok()) {
+    std::fprintf(stderr, "causeway: error: %s\n", arguments.status().message().c_str());
+    return 2;
+  }
   try {
-    app.parse(argc, argv);
+    // CLI11 takes them from the back.
+    app.parse(std::vector<std::string>(arguments->rbegin(), arguments->rend()));
   } catch (const CLI::ParseError& error) {
     // Before the rest of what is wrong: a misspelt flag is often the missing one.
     const bool by_flags = error.get_exit_code() != 0;  // 0: --help and --version

@@ -19,6 +19,7 @@
 #include "server/parser_api.h"
 #include "server/profile_api.h"
 #include "server/request_log.h"
+#include "server/tokenize_api.h"
 
 namespace causeway {
 namespace {
@@ -139,6 +140,7 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags, con
                      {"device", "cpu"},
                      {"disaggregation_mode", "null"},
                      {"schedule_policy", flags.schedule_policy},
+                     {"stream_interval", flags.stream_interval},
                      {"disable_radix_cache", flags.disable_radix_cache},
                      {"max_prefill_tokens", flags.max_prefill_tokens},
                      {"mem_fraction_static", flags.mem_fraction_static},
@@ -163,7 +165,8 @@ void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& mod
       .Add("weight_bytes", host.weights().packed_bytes())
       .Add("context_length", model.context_length)
       .Add("max_total_tokens", host.pages().capacity() * kPage)
-      .Add("mem_fraction_static", flags.mem_fraction_static);
+      .Add("mem_fraction_static",
+           flags.mem_fraction_static > 0 ? Text(flags.mem_fraction_static) : "auto");
   if (host.memory().has_value()) {
     line.Add("memory_bytes", host.memory()->limit.bytes)
         .Add("memory_by", host.memory()->limit.source);
@@ -173,6 +176,8 @@ void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& mod
       .Add("max_running_requests", flags.max_running_requests)
       .Add("max_queued_requests", flags.max_queued_requests)
       .Add("decode_gap_ms", flags.decode_gap_ms)
+      .Add("stream_interval", flags.stream_interval)
+      .Add("random_seed", flags.random_seed ? Text(*flags.random_seed) : "none")
       .Add("schedule_policy", flags.schedule_policy)
       .Add("schedule_conservativeness", flags.schedule_conservativeness)
       .Add("overlap_schedule", flags.disable_overlap_schedule ? "off" : "on")
@@ -252,6 +257,9 @@ Status RunServe(const ServeFlags& flags) {
 
 void ServeFlags::Register(CLI::App& app) {
   model.Register(app);
+  app.add_option("--config", config,
+                 "YAML file with flags of this command (\"cp-size: 2\"); those of the command line "
+                 "go before it; default: none");
   app.add_option("--tokenizer-path", tokenizer_path,
                  "tokenizer.json; default: the one in --model-path");
   app.add_option("--chat-template", chat_template,
@@ -267,6 +275,14 @@ void ServeFlags::Register(CLI::App& app) {
                  "those of requests that ask for it; auto: deepseek-v3")
       ->check(CLI::IsMember({"auto", "deepseek-r1", "deepseek-v3"}))
       ->capture_default_str();
+  app.add_option("--stream-interval", stream_interval,
+                 "Tokens of an answer from one event of its stream to the next; the first has an "
+                 "event of its own, and so has every token of an answer that may call tools")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->capture_default_str();
+  app.add_option("--random-seed", random_seed,
+                 "Requests without a seed get those that follow from this number, in the order in "
+                 "which they come; default: random ones");
   http.Register(app);
   app.add_option("--served-model-name", served_model_name,
                  "The model's name in the API; default: --model-path as given");
@@ -285,7 +301,7 @@ void ServeFlags::Register(CLI::App& app) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--max-queued-requests", max_queued_requests,
-                 "Requests accepted and not yet answered; more get 503")
+                 "Requests that wait to run, retracted ones too; more get 503")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   app.add_option("--max-prefill-tokens", max_prefill_tokens,
@@ -295,8 +311,8 @@ void ServeFlags::Register(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--mem-fraction-static", mem_fraction_static,
                  "Part of the memory that the process may use (cgroups count) for weights and KV "
-                 "cache: without --max-total-tokens the cache gets what the weights leave. 0: not "
-                 "looked at")
+                 "cache: without --max-total-tokens the cache gets what the weights leave. 0: "
+                 "automatic, one context or what the weights leave of 0.88, whichever is less")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_flag("--disable-overlap-schedule", disable_overlap_schedule,
@@ -363,7 +379,9 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .max_choices = flags.max_queued_requests,
       .tool_call_format = calls,
       .reasoning_format = reasoning,
-      .grammars = &grammars};
+      .grammars = &grammars,
+      .stream_interval = flags.stream_interval,
+      .next_seed = flags.random_seed ? SeedsFrom(*flags.random_seed) : &RandomSeed};
   EngineOptions engine_options;
   engine_options.limits.chunked_prefill_size = flags.model.chunked_prefill_size;
   engine_options.limits.max_running_requests = flags.max_running_requests;
@@ -390,6 +408,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   described.server_args["tool_call_parser"] = NameOf(calls);
   described.server_args["reasoning_parser"] = NameOf(reasoning);
   const NativeApi native(model, std::move(described));
+  const TokenizeApi tokens(model, keys);
   // As SGLang's, where a request for a profile names no folder.
   const char* profile_dir = std::getenv("SGLANG_TORCH_PROFILER_DIR");
   const ProfileApi profile(engine, keys, profile_dir == nullptr ? "/tmp" : profile_dir);
@@ -400,6 +419,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
                     .log = flags.log_requests ? &log : nullptr});
   std::vector<HttpRoute> routes = openai.Routes(desk);
   for (HttpRoute& route : native.Routes(desk)) routes.push_back(std::move(route));
+  for (HttpRoute& route : tokens.Routes(desk)) routes.push_back(std::move(route));
   for (HttpRoute& route : profile.Routes()) routes.push_back(std::move(route));
   for (HttpRoute& route : ParserRoutes(model, keys)) {
     routes.push_back(std::move(route));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "app/compat_flags.h"
@@ -25,6 +26,8 @@ struct ServeFlags {
   int64_t max_running_requests = 64;
   int64_t max_queued_requests = 512;
   int64_t max_prefill_tokens = 16384;
+  int64_t stream_interval = 1;
+  std::optional<uint64_t> random_seed;  // nothing: random
   double mem_fraction_static = 0.0;
   bool disable_overlap_schedule = false;
   bool log_requests = false;
@@ -36,6 +39,7 @@ struct ServeFlags {
   int64_t drain_seconds = 30;
   bool enable_metrics = false;
   bool enable_cache_report = false;
+  std::string config;  // has been read by WithConfigFile
   CompatFlags compat;
 
   void Register(CLI::App& app);

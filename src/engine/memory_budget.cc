@@ -33,6 +33,11 @@ StatusOr<int64_t> PagesWithin(const MemoryBudget& budget) {
                            std::numeric_limits<int32_t>::max());
 }
 
+StatusOr<int64_t> PagesWithin(const MemoryBudget& budget, int64_t wanted) {
+  CAUSEWAY_ASSIGN_OR_RETURN(const int64_t most, PagesWithin(budget));
+  return std::min(most, wanted);
+}
+
 Status CheckPagesFit(const MemoryBudget& budget, int64_t pages) {
   const int64_t left = budget.static_bytes() - budget.weight_bytes;
   // Divided, as the product might overflow.

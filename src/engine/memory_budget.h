@@ -8,6 +8,9 @@
 
 namespace causeway {
 
+// Where no flag says it: the rest is for activations and other programs.
+inline constexpr double kAutomaticMemoryFraction = 0.88;
+
 // What is known of a host's memory.
 struct MemoryBudget {
   MemoryLimit limit;
@@ -22,6 +25,8 @@ struct MemoryBudget {
 
 // As many pages as fit; an error with the numbers if the weights leave no room for one.
 StatusOr<int64_t> PagesWithin(const MemoryBudget& budget);
+// The same, but no more than are wanted.
+StatusOr<int64_t> PagesWithin(const MemoryBudget& budget, int64_t wanted);
 // Whether so many pages fit.
 Status CheckPagesFit(const MemoryBudget& budget, int64_t pages);
 

@@ -23,6 +23,23 @@ TEST(MemoryBudget, TheKvCacheGetsWhatTheWeightsLeaveOfTheFraction) {
   EXPECT_EQ(PagesWithin(Budget(1.0, 63)).value(), 1024);
 }
 
+TEST(MemoryBudget, NoMorePagesThanAreWantedOrFit) {
+  EXPECT_EQ(PagesWithin(Budget(0.5, 20), 1000).value(), 1000);
+  EXPECT_EQ(PagesWithin(Budget(0.5, 20), 20'000).value(), 12 * 1024);
+  EXPECT_FALSE(PagesWithin(Budget(0.5, 32), 1).ok());
+}
+
+TEST(MemoryBudget, WithoutFlagsAHostHasOneContext) {
+  HostOptions options;
+  options.model_path = CAUSEWAY_SOURCE_DIR "/testdata/golden/v32-tiny-bf16";
+  options.context_length = 250;
+  const auto host = ModelHost::Load(options);
+  ASSERT_TRUE(host.ok()) << host.status().message();
+  EXPECT_EQ((*host)->pages().capacity(), 4);
+  ASSERT_TRUE((*host)->memory().has_value());
+  EXPECT_EQ((*host)->memory()->fraction, kAutomaticMemoryFraction);
+}
+
 TEST(MemoryBudget, WeightsThatDoNotFitAreAnErrorWithTheNumbers) {
   for (const int64_t weights : {32, 33, 700}) {
     const Status status = PagesWithin(Budget(0.5, weights)).status();

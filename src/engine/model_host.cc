@@ -21,9 +21,10 @@ std::string Agreement(const HostOptions& options, const ModelConfig& config,
               NameOf(options.dtype), "; KV cache ", NameOf(host.cache().shape().latent_type()),
               "; index keys ", NameOf(host.cache().shape().index_type()), "; context ",
               host.context_length(), "; pages ",
-              options.mem_fraction_static > 0 && options.max_total_tokens <= 0
+              options.max_total_tokens > 0 ? Text(host.cache().pages())
+              : options.mem_fraction_static > 0
                   ? Text("by --mem-fraction-static ", options.mem_fraction_static)
-                  : Text(host.cache().pages()),
+                  : Text("automatic"),
               "; model ", config.model_type, " ", config.num_hidden_layers, "x", config.hidden_size,
               " vocabulary ", config.vocab_size, " experts ", config.n_routed_experts,
               " redundant ", options.redundant.per_layer);
@@ -105,17 +106,20 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
                       .int8_index = options.int8_index,
                       .int8_kv = options.int8_kv};
   int64_t pages = (total + kPage - 1) / kPage;
-  const bool by_fraction = options.mem_fraction_static > 0 && options.max_total_tokens <= 0;
-  if (options.mem_fraction_static > 0) {
+  const bool by_memory = options.max_total_tokens <= 0;
+  if (by_memory || options.mem_fraction_static > 0) {
     CAUSEWAY_ASSIGN_OR_RETURN(const MemoryLimit limit, FindMemoryLimit());
     CAUSEWAY_ASSIGN_OR_RETURN(const WeightSizes sizes,
                               WeightSizes::Of(*checkpoint, config, options.dtype));
-    host->memory_ = MemoryBudget{.limit = limit,
-                                 .fraction = options.mem_fraction_static,
-                                 .weight_bytes = sizes.BytesOf(share).total(),
-                                 .page_bytes = kPage * shape.BytesPerToken()};
-    if (by_fraction) {
-      CAUSEWAY_ASSIGN_OR_RETURN(pages, PagesWithin(*host->memory_));
+    const bool automatic = options.mem_fraction_static <= 0;
+    host->memory_ =
+        MemoryBudget{.limit = limit,
+                     .fraction = automatic ? kAutomaticMemoryFraction : options.mem_fraction_static,
+                     .weight_bytes = sizes.BytesOf(share).total(),
+                     .page_bytes = kPage * shape.BytesPerToken()};
+    if (by_memory) {
+      CAUSEWAY_ASSIGN_OR_RETURN(
+          pages, automatic ? PagesWithin(*host->memory_, pages) : PagesWithin(*host->memory_));
     } else {
       CAUSEWAY_RETURN_IF_ERROR(CheckPagesFit(*host->memory_, pages));
     }
@@ -132,7 +136,7 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
   if (layout.hosts > 1) {
     CAUSEWAY_ASSIGN_OR_RETURN(host->hosts_, MeetHosts(options, config, *host));
     host->options_.hosts = host->hosts_.get();
-    if (by_fraction) {
+    if (by_memory) {
       CAUSEWAY_ASSIGN_OR_RETURN(pages, FewestPages(*host->hosts_, pages));
     }
   }

@@ -23,9 +23,10 @@ struct HostOptions {
   bool int8_kv = false;        // latents of the cache as int8, else in `dtype`
   std::string isa = "auto";
   int64_t context_length = 0;    // tokens per sequence; 0: as far as the KV cache goes
-  int64_t max_total_tokens = 0;  // KV cache of all sequences; 0: context_length
+  int64_t max_total_tokens = 0;  // KV cache of all sequences; 0: by memory, see below
   // Of the memory that the process may use, the part for weights and KV cache: without
-  // max_total_tokens the cache gets what the weights leave. 0: not looked at.
+  // max_total_tokens the cache gets what the weights leave. 0: as much of that as one sequence of
+  // context_length needs, the part being kAutomaticMemoryFraction.
   double mem_fraction_static = 0.0;
   RedundantExperts redundant;  // experts that two ep parts hold
   RankGroupOptions ranks;      // ops and hosts are filled in
@@ -51,7 +52,7 @@ class ModelHost {
   int64_t context_length() const { return context_length_; }
   const OpTable& ops() const { return *ops_; }
   double load_seconds() const { return load_seconds_; }
-  // With mem_fraction_static, what it came to.
+  // What the memory came to, if it was asked: without max_total_tokens or with mem_fraction_static.
   const std::optional<MemoryBudget>& memory() const { return memory_; }
 
   // Replaces the ranks by those of another layout over the same weights and cache. One host only.

@@ -244,9 +244,11 @@ TEST(NativeApiTest, AStreamIntervalSavesEvents) {
   Fixture fixture(Hello());
   const std::vector<Json> events = fixture.Events(
       R"({"text": "hi", "stream": true, "sampling_params": {"stream_interval": 3}})");
-  ASSERT_EQ(events.size(), 2u);
-  EXPECT_EQ(events[0]["text"], "Hello wor");
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[0]["text"], "Hel") << "the first token is not held back";
   EXPECT_EQ(events[1]["text"], "Hello world");
+  EXPECT_EQ(events[2]["text"], "Hello world");
+  EXPECT_FALSE(events[2]["meta_info"]["finish_reason"].is_null());
 }
 
 TEST(NativeApiTest, NoEventHoldsHalfACharacterOrAnUnescapedOne) {

@@ -128,8 +128,8 @@ void NativeReply::TakeToken(size_t index, const TokenOutput& output) {
     const std::string& stop = choice.text.stop();
     if (prompt(index).no_stop_trim) choice.answer += JsonInside(choice.text.cut());
     EndChoice(index, {{"type", "stop"}, {"matched", stop}});
-  } else if (stream() && ++choice.since_event >= prompt(index).stream_interval) {
-    choice.since_event = 0;
+  } else if (stream() && --choice.until_event < 0) {
+    choice.until_event = prompt(index).stream_interval - 1;
     SendEvent(ChoiceText(index));
   }
 }

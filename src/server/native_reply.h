@@ -43,7 +43,7 @@ class NativeReply : public Reply {
     std::string input_logprobs, input_top_logprobs, input_id_logprobs;
     int32_t first_input = -1;  // the first of these tokens, which has none
     int64_t logprob_count = 0;
-    int64_t since_event = 0;  // tokens
+    int64_t until_event = 0;  // tokens before the one that sends the next
     Json finish_reason;       // null while it runs
     double e2e_latency = 0;
   };

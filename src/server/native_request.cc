@@ -147,6 +147,7 @@ class Parser {
     sampling.stop_token_ids = ReadStopTokens(reader, "stop_token_ids", model_.vocab_size);
     reader.Bool("no_stop_trim", prompt.no_stop_trim);
     reader.Bool("skip_special_tokens", prompt.skip_special_tokens);
+    prompt.stream_interval = model_.stream_interval;
     reader.Integer("stream_interval", 1, kNoLimit, prompt.stream_interval);
 
     reader.Ignore({"custom_params"});
@@ -350,7 +351,7 @@ class Parser {
       }
       out_.rids.push_back(std::move(rid));
       const std::optional<uint64_t>& seed = out_.prompts[i / n].seed;
-      out_.seeds.push_back(seed ? *seed + i % n : RandomSeed());
+      out_.seeds.push_back(seed ? *seed + i % n : model_.next_seed());
     }
   }
 

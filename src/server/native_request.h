@@ -22,7 +22,7 @@ struct NativePrompt {
   std::vector<StopRegex> stop_regex;
   bool no_stop_trim = false;
   bool skip_special_tokens = true;
-  int64_t stream_interval = 1;  // tokens from one event to the next
+  int64_t stream_interval = 1;  // tokens from one event to the next; the first sends one
   // max_new_tokens 0: the engine makes one token, since a prompt can't end without, and it is
   // dropped.
   bool prefill_only = false;

@@ -18,7 +18,8 @@ using namespace std::chrono_literals;
 // A server on a scripted engine.
 class Fixture {
  public:
-  explicit Fixture(ScriptedEngine::Script script, const std::string& api_key = "")
+  explicit Fixture(ScriptedEngine::Script script, const std::string& api_key = "",
+                   int64_t stream_interval = 1)
       : engine(std::move(script)),
         metrics({.model_name = "served"}),
         api({.name = "served",
@@ -27,7 +28,8 @@ class Fixture {
              .context_length = 1000,
              .vocab_size = FakeTokenizer::kVocabulary,
              .bos_token = FakeTokenizer::kBos,
-             .max_choices = 8},
+             .max_choices = 8,
+             .stream_interval = stream_interval},
             api_key),
         desk(engine, metrics, {.on_report = [this](const RequestReport& report) {
                const std::lock_guard lock(mutex_);
@@ -179,6 +181,40 @@ TEST(OpenAiApiTest, EchoWithLogprobsHasThoseOfThePrompt) {
   EXPECT_EQ(Dump(ids["token_logprobs"]), "[null,-0.125,-0.5,-0.5]");
   EXPECT_EQ(Dump(ids["text_offset"]), "[0,2,6,9]");
   EXPECT_TRUE(ids["top_logprobs"][0].is_null());
+}
+
+TEST(OpenAiApiTest, WithoutTokensOfAnAnswerOnlyThePromptIsThere) {
+  Fixture fixture(Hello());
+  const Json answer = fixture.Completion(R"("echo": true, "logprobs": 1, "max_tokens": 0)");
+  const Json& choice = answer["choices"][0];
+  EXPECT_EQ(choice["text"], "hi");
+  EXPECT_EQ(choice["finish_reason"], "length");
+  EXPECT_EQ(Dump(choice["logprobs"]["tokens"]), R"(["h","i"])");
+  EXPECT_EQ(Dump(choice["logprobs"]["token_logprobs"]), "[-0.125,-0.25]");
+  EXPECT_EQ(answer["usage"]["completion_tokens"], 0);
+  EXPECT_EQ(answer["usage"]["total_tokens"], answer["usage"]["prompt_tokens"]);
+  const std::vector<Json> events = fixture.Events(
+      kCompletions, R"({"prompt": "hi", "echo": true, "max_tokens": 0, "stream": true})");
+  std::string text;
+  for (const Json& event : events) text += event["choices"][0]["text"].get<std::string>();
+  EXPECT_EQ(text, "hi");
+}
+
+TEST(OpenAiApiTest, AStreamIntervalSavesEvents) {
+  Fixture fixture(Hello(), "", /*stream_interval=*/2);
+  const auto texts = [&](const std::string& fields) {
+    std::vector<std::string> out;
+    for (const Json& event :
+         fixture.Events(kCompletions, Text(R"({"prompt": "hi", "stream": true)", fields, "}"))) {
+      out.push_back(event["choices"][0]["text"].get<std::string>());
+    }
+    return out;
+  };
+  using Texts = std::vector<std::string>;
+  EXPECT_EQ(texts(""), (Texts{"Hel", "lo wor", "ld", ""})) << "the first is not held back";
+  EXPECT_EQ(texts(R"(, "max_tokens": 2)"), (Texts{"Hel", "lo", ""})) << "nothing is lost";
+  EXPECT_EQ(texts(R"(, "stop": "o w")"), (Texts{"Hel", "l", ""}));
+  EXPECT_EQ(fixture.Completion(R"("seed": 1)")["choices"][0]["text"], "Hello world");
 }
 
 TEST(OpenAiApiTest, SpecialTokensHaveTextOnlyIfAskedFor) {

@@ -114,4 +114,29 @@ std::vector<ChatMessage> ParseMessages(const Json& messages, FirstError& error) 
   return out;
 }
 
+std::string ReadChatPrompt(FieldReader& fields, FirstError& error, ChatFormat format, bool thinking,
+                           const ToolFields& tools) {
+  const Json* messages = fields.Any("messages");
+  if (messages == nullptr || !messages->is_array() || messages->empty()) {
+    fields.Fail("messages", messages == nullptr
+                                ? "messages is missing"
+                                : Text("messages is ", DescribeJson(*messages),
+                                       "; expected a list with at least one message"));
+    return "";
+  }
+  const std::vector<ChatMessage> parsed = ParseMessages(*messages, error);
+  if (!error.ok()) return "";
+  // The template is applied as a whole: what it refuses (a role out of order, say) is an error of
+  // "messages".
+  ChatOptions options;
+  options.thinking = thinking;
+  if (tools.offered()) options.tools = tools.functions;
+  StatusOr<std::string> text = RenderChat(format, parsed, options);
+  if (!text.ok()) {
+    fields.Fail("messages", text.status().message());
+    return "";
+  }
+  return std::move(text).value();
+}
+
 }  // namespace causeway

@@ -72,13 +72,14 @@ void OpenAiReply::TakePrompt(size_t index, const TokenOutput& output) {
 void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
   Choice& choice = choices_[index];
   TakePrompt(index, output);
+  if (request_.prefill_only) return;  // its end follows
   if (request_.sampling.logprobs >= 0) {
     // The offset is taken before the token's text is pushed: it is where this token begins.
     choice.logprobs.push_back({output, choice.text.characters()});
   }
   TextPiece piece = choice.text.Push(output.token);
   if (!choice.text.stopped()) {
-    if (!piece.empty()) Take(choice, index, std::move(piece));
+    TakeText(choice, index, piece);
     // One call was all that was asked for.
     if (choice.chat && choice.chat->complete()) EndChoice(index, "stop", {});
     return;
@@ -98,11 +99,24 @@ void OpenAiReply::TakeToken(size_t index, const TokenOutput& output) {
 void OpenAiReply::TakeEnd(size_t index, const RequestResult& result) {
   Choice& choice = choices_[index];
   TakePrompt(index, result.stop_token);
+  if (request_.prefill_only && result.reason != FinishReason::kCancelled) {
+    EndChoice(index, "length", {});
+    return;
+  }
   TextPiece tail = choice.text.Flush();
   if (request_.no_stop_trim) tail.content += choice.text.cut();
   const bool stopped = choice.text.stopped() || result.reason == FinishReason::kStop;
   const bool aborted = result.reason == FinishReason::kCancelled;
   EndChoice(index, stopped ? "stop" : aborted ? "abort" : "length", std::move(tail));
+}
+
+void OpenAiReply::TakeText(Choice& choice, size_t index, const TextPiece& piece) {
+  choice.held.Append(piece);
+  // Calls are followed token by token, as one may end the answer.
+  const bool every_token = !request_.stream || request_.answer.tools;
+  if (--choice.until_event >= 0 && !every_token) return;
+  choice.until_event = model_.stream_interval - 1;
+  if (!choice.held.empty()) Take(choice, index, std::exchange(choice.held, {}));
 }
 
 void OpenAiReply::Take(Choice& choice, size_t index, TextPiece piece) {
@@ -126,6 +140,8 @@ void OpenAiReply::Stream(size_t index, std::vector<Json> deltas) {
 void OpenAiReply::EndChoice(size_t index, const std::string& reason, TextPiece tail) {
   Choice& choice = choices_[index];
   // The text before the event with finish_reason, which has none.
+  choice.held.Append(tail);
+  tail = std::exchange(choice.held, {});
   if (!tail.empty()) Take(choice, index, std::move(tail));
   if (choice.chat) Stream(index, choice.chat->Flush());
   // An answer that was cut off says so, calls or not.
@@ -178,7 +194,7 @@ Json OpenAiReply::Usage() const {
   int64_t completion = 0;
   int64_t reasoning = 0;
   for (size_t i = 0; i < choices(); ++i) {
-    completion += completion_tokens(i);
+    if (!request_.prefill_only) completion += completion_tokens(i);
     reasoning += choices_[i].text.reasoning_tokens();
   }
   Json usage = {{"prompt_tokens", plan().prompt_tokens},

@@ -40,6 +40,8 @@ class OpenAiReply : public Reply {
     std::vector<Logprob> logprobs;  // not yet sent
     std::string finish;             // "stop", "length", "tool_calls", "abort"
     bool started = false;           // something of it has been streamed
+    TextPiece held;                 // for the next event of the stream
+    int64_t until_event = 0;        // tokens before the one that sends it
   };
 
   // Puts the prompt's log-probabilities first, if the token brings them.
@@ -51,6 +53,8 @@ class OpenAiReply : public Reply {
   void SendErrorEvents(const ApiError& error) override { SendEvent(Dump(ErrorJson(error))); }
 
   bool chat() const { return request_.endpoint == Endpoint::kChat; }
+  // Text of one more token; it waits where events have several.
+  void TakeText(Choice& choice, size_t index, const TextPiece& piece);
   // Passes text on: to the stream, or to the answer that is being collected.
   void Take(Choice& choice, size_t index, TextPiece piece);
   void Stream(size_t index, std::vector<Json> deltas);

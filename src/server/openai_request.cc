@@ -79,7 +79,9 @@ class Parser {
     int64_t seed = 0;
     seed_given_ = fields_.Integer("seed", std::numeric_limits<int64_t>::min(), kNoLimit, seed);
     seed_ = static_cast<uint64_t>(seed);
-    max_tokens_given_ = fields_.Integer("max_tokens", 1, kNoLimit, sampling.max_new_tokens);
+    // None at all are of use beside "echo" and "logprobs".
+    const int64_t fewest = out_.endpoint == Endpoint::kChat ? 1 : 0;
+    max_tokens_given_ = fields_.Integer("max_tokens", fewest, kNoLimit, sampling.max_new_tokens);
     if (out_.endpoint == Endpoint::kChat) {
       // The newer name of max_tokens in the chat API. Both may be there if they agree.
       int64_t newer = 0;
@@ -207,31 +209,14 @@ class Parser {
     if (logprobs) out_.sampling.logprobs = top;
     const ThinkingFields thinking = ReadThinking(fields_, error_);
     const ToolFields tools = ReadTools(fields_, error_);
-    const Json* messages = fields_.Any("messages");
-    if (messages == nullptr || !messages->is_array() || messages->empty()) {
-      fields_.Fail("messages", messages == nullptr
-                                   ? "messages is missing"
-                                   : Text("messages is ", DescribeJson(*messages),
-                                          "; expected a list with at least one message"));
-      return;
-    }
     if (out_.n > model_.max_choices) {
       fields_.Fail("n", Text("n is ", out_.n, "; at most ", model_.max_choices,
                              " answers to one request are allowed"));
     }
-    const std::vector<ChatMessage> parsed = ParseMessages(*messages, error_);
+    const std::string text =
+        ReadChatPrompt(fields_, error_, model_.chat_format, thinking.thinking, tools);
     if (!error_.ok()) return;
-    // The template is applied as a whole: what it refuses (a role out of order, say) is an error of
-    // "messages".
-    ChatOptions options;
-    options.thinking = thinking.thinking;
-    if (tools.offered()) options.tools = tools.functions;
-    StatusOr<std::string> text = RenderChat(model_.chat_format, parsed, options);
-    if (!text.ok()) {
-      fields_.Fail("messages", text.status().message());
-      return;
-    }
-    out_.reasoning = StartOfAnswer(model_.reasoning_format, thinking.thinking, *text);
+    out_.reasoning = StartOfAnswer(model_.reasoning_format, thinking.thinking, text);
     out_.answer = {.stream = out_.stream,
                    .reasons = out_.reasoning != ReasoningStart::kContent || thinking.thinking,
                    .separate_reasoning = thinking.separate,
@@ -242,7 +227,7 @@ class Parser {
       out_.answer.tool_names = tools.names;
     }
     if (tools.forced()) ForceCalls(tools);
-    out_.prompts.push_back(model_.tokenizer.Encode(*text));
+    out_.prompts.push_back(model_.tokenizer.Encode(text));
     if (out_.prompts.front().empty()) fields_.Fail("messages", "the prompt has no tokens");
   }
 
@@ -313,6 +298,9 @@ class Parser {
     if (!max_tokens_given_) {
       sampling.max_new_tokens = chat ? left : std::min(left, kDefaultCompletionTokens);
     }
+    const int64_t most = sampling.max_new_tokens;
+    out_.prefill_only = most == 0;
+    if (out_.prefill_only) sampling.max_new_tokens = 1;
     // Compared with what is left: the sum could overflow.
     if (sampling.max_new_tokens > left) {
       fields_.Fail(max_tokens_name_,
@@ -321,9 +309,9 @@ class Parser {
                         ", so that ", max_tokens_name_, " can be at most ", left),
                    "context_length_exceeded");
     }
-    if (sampling.min_new_tokens > sampling.max_new_tokens) {
+    if (sampling.min_new_tokens > most) {
       fields_.Fail("min_tokens", Text("min_tokens is ", sampling.min_new_tokens, ", more than ",
-                                      max_tokens_name_, ", ", sampling.max_new_tokens));
+                                      max_tokens_name_, ", ", most));
     }
   }
 
@@ -332,7 +320,7 @@ class Parser {
   void ChooseSeeds() {
     for (size_t prompt = 0; prompt < out_.prompts.size(); ++prompt) {
       for (int64_t i = 0; i < out_.n; ++i) {
-        out_.seeds.push_back(seed_given_ ? seed_ + static_cast<uint64_t>(i) : RandomSeed());
+        out_.seeds.push_back(seed_given_ ? seed_ + static_cast<uint64_t>(i) : model_.next_seed());
       }
     }
   }

@@ -12,6 +12,7 @@
 #include "server/chat_answer.h"
 #include "server/field_reader.h"
 #include "server/json.h"
+#include "server/openai_tools.h"
 #include "server/request_fields.h"
 #include "server/text_stream.h"
 #include "text/chat_format.h"
@@ -30,6 +31,9 @@ struct OpenAiRequest {
   std::vector<uint64_t> seeds;                // [prompt * n + i]
   std::vector<std::string> stop;
   std::vector<StopRegex> stop_regex;
+  // max_tokens 0, of completions: the engine makes one token, since a prompt can't end without,
+  // and it is dropped.
+  bool prefill_only = false;
   bool no_stop_trim = false;        // the answer includes the stop string
   bool skip_special_tokens = true;  // special tokens have no text
   int64_t n = 1;
@@ -49,5 +53,9 @@ std::optional<ApiError> ParseOpenAiRequest(Endpoint endpoint, std::string_view b
 
 // The messages of a chat, for `RenderChat`, tools' results in the order of their calls.
 std::vector<ChatMessage> ParseMessages(const Json& messages, FirstError& error);
+
+// "messages" as the text of a prompt; empty after an error.
+std::string ReadChatPrompt(FieldReader& fields, FirstError& error, ChatFormat format, bool thinking,
+                           const ToolFields& tools);
 
 }  // namespace causeway

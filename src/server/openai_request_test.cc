@@ -153,7 +153,7 @@ TEST(OpenAiRequestTest, BadFieldsOfBothEndpointsAreRefusedByName) {
       {R"("top_k": -2)", "top_k", "-1"},
       {R"("top_k": 1.5)", "top_k", "integer"},
       {R"("min_p": 1.1)", "min_p", "0 to 1"},
-      {R"("max_tokens": 0)", "max_tokens", "at least 1"},
+      {R"("max_tokens": -1)", "max_tokens", "at least"},
       {R"("max_tokens": 99999999999999999999)", "max_tokens", "integer"},
       {R"("max_tokens": 9223372036854775807)", "max_tokens", "1000"},
       {R"("max_tokens": true)", "max_tokens", "true"},
@@ -245,6 +245,8 @@ TEST(OpenAiRequestTest, BadChatFieldsAreRefusedByName) {
   const BadCase kCases[] = {
       {R"({})", "messages", "missing"},
       {R"({"messages": []})", "messages", "at least one"},
+      {R"({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0})", "max_tokens",
+       "at least 1"},
       {R"({"messages": "hi"})", "messages", "expected a list"},
       {R"({"messages": ["hi"]})", "messages[0]", "expected an object"},
       {R"({"messages": [{"content": "hi"}]})", "messages[0].role", "missing"},
@@ -340,6 +342,11 @@ TEST(OpenAiRequestTest, DefaultsAreOpenAis) {
   const OpenAiRequest chat = Chat("");
   EXPECT_EQ(chat.sampling.max_new_tokens, 1000 - static_cast<int64_t>(chat.prompts.front().size()));
   EXPECT_NE(Completion("").seeds, Completion("").seeds) << "random seeds differ";
+  const auto one = SeedsFrom(7);
+  const auto other = SeedsFrom(7);
+  const uint64_t first = one();
+  EXPECT_EQ(other(), first);
+  EXPECT_NE(one(), first);
   // 995 tokens leave 5.
   const OpenAiRequest tight =
       Parse(Endpoint::kCompletions, Text(R"({"prompt": ")", std::string(994, 'x'), R"("})"));

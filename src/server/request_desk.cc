@@ -54,17 +54,25 @@ void RequestDesk::ParseJobs() {
   }
 }
 
+std::optional<ApiError> RequestDesk::Read(const Job& job, MakeReply& make, HttpResponse& answer) {
+  try {
+    if (job.intake->answer) return job.intake->answer(job.body, answer);
+    return job.intake->parse(job.body, make);
+  } catch (const std::exception& failure) {  // no memory: this request's problem only
+    return ApiError{.http_status = 500,
+                    .message = Text("the request can't be read: ", failure.what())};
+  }
+}
+
 void RequestDesk::Parse(const Job& job) {
   MakeReply make;
-  std::optional<ApiError> error;
-  try {
-    error = job.intake->parse(job.body, make);
-  } catch (const std::exception& failure) {  // no memory: this request's problem only
-    error = ApiError{.http_status = 500,
-                     .message = Text("the request can't be read: ", failure.what())};
-  }
-  if (error) {
+  HttpResponse answer;
+  if (const std::optional<ApiError> error = Read(job, make, answer)) {
     job.executor.Post([this, key = job.key, error = *error] { Refuse(key, error); });
+    return;
+  }
+  if (!make) {
+    job.executor.Post([this, key = job.key, answer = std::move(answer)] { Answer(key, answer); });
     return;
   }
   if (const int64_t ms = job.intake->deadline_ms; ms > 0) {
@@ -82,6 +90,14 @@ void RequestDesk::Refuse(uint64_t key, const ApiError& error) {
   waiting_.erase(found);
   waiting.responder.Send(waiting.intake->render_error(error));
   ReportRefused(waiting, error);
+}
+
+void RequestDesk::Answer(uint64_t key, HttpResponse response) {
+  const auto found = waiting_.find(key);
+  if (found == waiting_.end()) return;  // the client has gone
+  HttpResponder responder = std::move(found->second.responder);
+  waiting_.erase(found);
+  responder.Send(std::move(response));
 }
 
 void RequestDesk::ReportRefused(const Waiting& waiting, const ApiError& error) const {

@@ -42,7 +42,9 @@ class RequestDesk {
   struct Intake {
     const char* endpoint = "";  // for the report
     // On the text thread: sets `make`, or returns what is wrong.
-    std::function<std::optional<ApiError>(std::string_view body, MakeReply& make)> parse;
+    std::function<std::optional<ApiError>(std::string_view body, MakeReply& make)> parse = {};
+    // Instead of `parse`, for what needs no engine: the whole answer, made on the text thread.
+    std::function<std::optional<ApiError>(std::string_view body, HttpResponse& out)> answer = {};
     HttpResponse (*render_error)(const ApiError&) = &ErrorResponse;
     int64_t deadline_ms = 0;  // without an answer by then, 503; 0: none
     // Asks only for a sign of life: any token of any request is one, and a full queue is not yet a
@@ -99,9 +101,12 @@ class RequestDesk {
   // Takes jobs until the queue is closed, and posts each back to the io thread as Start or Refuse.
   void ParseJobs();
   void Parse(const Job& job);
+  // Runs the intake's `parse`, or its `answer`: then `make` stays empty.
+  static std::optional<ApiError> Read(const Job& job, MakeReply& make, HttpResponse& answer);
 
   // On the io thread.
   void Refuse(uint64_t key, const ApiError& error);
+  void Answer(uint64_t key, HttpResponse response);
   void ReportRefused(const Waiting& waiting, const ApiError& error) const;
   // Makes the reply and submits its choices to the engine.
   void Start(uint64_t key, const MakeReply& make, const IoExecutor& executor);

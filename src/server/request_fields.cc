@@ -2,6 +2,7 @@
 
 #include <sys/random.h>
 
+#include <memory>
 #include <random>
 
 namespace causeway {
@@ -15,6 +16,11 @@ uint64_t RandomSeed() {
   // For requests without a seed: two answers to the same prompt shall differ.
   std::random_device device;
   return (uint64_t{device()} << 32) | device();
+}
+
+std::function<uint64_t()> SeedsFrom(uint64_t seed) {
+  // Shared: copies of the function go on with one sequence.
+  return [numbers = std::make_shared<std::mt19937_64>(seed)] { return (*numbers)(); };
 }
 
 std::string RandomName() {

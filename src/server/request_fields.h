@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,8 @@ namespace causeway {
 
 class GrammarStore;
 
+uint64_t RandomSeed();
+
 // What requests are checked against. The tokenizer and the grammars must outlive it.
 struct ServedModel {
   std::string name;
@@ -29,11 +32,16 @@ struct ServedModel {
   ToolCallFormat tool_call_format = ToolCallFormatOf(chat_format);
   ReasoningFormat reasoning_format = ReasoningFormat::kDeepSeekV3;
   GrammarStore* grammars = nullptr;  // of constrained answers; null: there are none
+  int64_t stream_interval = 1;       // tokens from one event of a stream to the next
+  // Seeds of requests without one; called on the thread that parses requests.
+  std::function<uint64_t()> next_seed = &RandomSeed;
 };
+
+// Every call gives the next of the numbers that follow from `seed`.
+std::function<uint64_t()> SeedsFrom(uint64_t seed);
 
 constexpr int64_t kMaxChoicesPerPrompt = 128;
 
-uint64_t RandomSeed();
 // 24 hexadecimal digits that no other request has.
 std::string RandomName();
 
