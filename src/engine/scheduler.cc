@@ -108,7 +108,7 @@ int64_t Scheduler::UsePrefix(Sequence& sequence) {
   for (auto i = static_cast<size_t>(sequence.shared); i < replaced; ++i) {
     own.push_back(sequence.pages[i]);
   }
-  pages_.Free(own);
+  Drop(sequence, std::move(own));
   sequence.pages.resize(std::max(sequence.pages.size(), found.size()));
   std::copy(found.begin(), found.end(), sequence.pages.begin());
   sequence.shared = static_cast<int64_t>(found.size());
@@ -136,7 +136,12 @@ void Scheduler::Share(Sequence& sequence, int64_t count) {
   sequence.held = held;
   std::copy(found.begin(), found.end(), sequence.pages.begin());
   sequence.shared = count;
-  pages_.Free(duplicates);
+  Drop(sequence, std::move(duplicates));
+}
+
+void Scheduler::Drop(Sequence& sequence, std::vector<int32_t> pages) {
+  if (!sequence.sends) return pages_.Free(pages);
+  sequence.unneeded.insert(sequence.unneeded.end(), pages.begin(), pages.end());
 }
 
 void Scheduler::Release(Sequence& sequence, int64_t kept) {
@@ -146,11 +151,17 @@ void Scheduler::Release(Sequence& sequence, int64_t kept) {
   sequence.pages.erase(sequence.pages.begin(), sequence.pages.begin() + sequence.shared);
   sequence.shared = 0;
   pages_.Free(sequence.pages);
+  pages_.Free(sequence.unneeded);
 }
 
-void Scheduler::RetractYoungest() {
-  std::unique_ptr<Sequence> youngest = std::move(running_.back());
-  running_.pop_back();
+const Sequence* Scheduler::RetractYoungest() {
+  const auto last = std::find_if(running_.rbegin(), running_.rend(), [](const auto& sequence) {
+    return sequence->stage != Sequence::Stage::kTransfer;
+  });
+  CHECK(last != running_.rend(), "nobody to retract");
+  std::unique_ptr<Sequence> youngest = std::move(*last);
+  running_.erase(std::next(last).base());
+  CHECK(!youngest->sends, youngest->request->id, " is being sent");
   // All of it, decoded tokens too: until the pages are needed, they spare their computation.
   Release(*youngest, youngest->cached / kPage);
   youngest->stage = Sequence::Stage::kWaiting;
@@ -158,19 +169,23 @@ void Scheduler::RetractYoungest() {
   ++youngest->retractions;
   ++counters_.retractions;
   waiting_.push_front(std::move(youngest));
+  return waiting_.front().get();
 }
 
 void Scheduler::GrowDecoding() {
-  for (size_t i = 0; i < running_.size(); ++i) {
+  for (size_t i = 0; i < running_.size();) {
     Sequence& sequence = *running_[i];
-    if (sequence.ending()) continue;
-    // Those in prefill have all they need since their admission.
-    const int64_t missing =
-        PagesOf(sequence.tokens()) - static_cast<int64_t>(sequence.pages.size());
-    while (i < running_.size() && !Take(missing, sequence.pages)) {
-      CHECK(running_.size() > 1, "alone, ", sequence.request->id, " has too few pages");
-      RetractYoungest();  // perhaps this one
+    bool runs = true;
+    if (!sequence.ending() && sequence.stage != Sequence::Stage::kTransfer) {
+      // Those in prefill have all they need since their admission.
+      const int64_t missing =
+          PagesOf(sequence.tokens()) - static_cast<int64_t>(sequence.pages.size());
+      while (runs && !Take(missing, sequence.pages)) {
+        CHECK(running_.size() > 1, "alone, ", sequence.request->id, " has too few pages");
+        runs = RetractYoungest() != &sequence;
+      }
     }
+    if (runs) ++i;
   }
 }
 
@@ -213,6 +228,7 @@ void Scheduler::Admit(int64_t now_ns) {
     const int64_t hit = UsePrefix(next);
     const int64_t missing = PagesOf(next.tokens()) - next.shared;
     const bool too_many = limits_.max_prefill_tokens > 0 && admitted_tokens_ > 0 &&
+                          !next.receives &&
                           next.tokens_ahead() > limits_.max_prefill_tokens - admitted_tokens_;
     // Whose turn it is keeps it: a smaller one behind it must not starve it.
     if (too_many || missing + Reserve() > pages_.available() + tree_.evictable_pages()) {
@@ -222,8 +238,12 @@ void Scheduler::Admit(int64_t now_ns) {
     }
     CountHit(next, hit);
     CHECK(Take(missing, next.pages), missing);
-    next.stage = Sequence::Stage::kPrefill;
-    admitted_tokens_ += next.tokens_ahead();
+    next.stage = next.receives ? Sequence::Stage::kTransfer : Sequence::Stage::kPrefill;
+    if (next.receives) {
+      receivers_.push_back(&next);
+    } else {
+      admitted_tokens_ += next.tokens_ahead();
+    }
     if (next.admitted_ns == 0) {
       next.admitted_ns = now_ns;
       counters_.prompt_tokens += next.prompt_tokens();
@@ -262,6 +282,9 @@ Batch Scheduler::Next(int64_t now_ns, std::vector<Sequence*>& owners) {
   logprob_rows_ = kPromptLogprobRows;
   // In order of admission: the oldest gets the budget first.
   for (const auto& sequence : running_) Put(*sequence, batch, owners);
+  stuck_ = std::all_of(running_.begin(), running_.end(), [](const auto& sequence) {
+    return sequence->stage == Sequence::Stage::kTransfer;
+  });
   return batch;
 }
 
@@ -272,7 +295,7 @@ void Scheduler::TopUp(int64_t now_ns, Batch& batch, std::vector<Sequence*>& owne
 }
 
 void Scheduler::Put(Sequence& sequence, Batch& batch, std::vector<Sequence*>& owners) {
-  if (sequence.ending()) return;
+  if (sequence.ending() || sequence.stage == Sequence::Stage::kTransfer) return;
   const bool decoding = sequence.stage == Sequence::Stage::kDecode;
   if (!decoding) {
     if (budget_ == 0) return;
@@ -314,8 +337,17 @@ void Scheduler::Computed(Sequence& sequence, int64_t end) {
   if (sequence.stage == Sequence::Stage::kPrefill) Share(sequence, end / kPage);
 }
 
+void Scheduler::Received(Sequence& sequence) {
+  CHECK(sequence.stage == Sequence::Stage::kTransfer && sequence.receives, sequence.request->id);
+  sequence.receives = false;  // after a retraction it computes its prompt itself
+  sequence.cached = sequence.prompt_tokens();
+  Share(sequence, sequence.cached / kPage);
+  sequence.stage = Sequence::Stage::kDecode;
+}
+
 std::unique_ptr<Sequence> Scheduler::Remove(Sequence* sequence, bool keep) {
   const auto is_it = [&](const std::unique_ptr<Sequence>& s) { return s.get() == sequence; };
+  std::erase(receivers_, sequence);
   std::unique_ptr<Sequence> out;
   if (const auto it = std::find_if(waiting_.begin(), waiting_.end(), is_it); it != waiting_.end()) {
     out = std::move(*it);

@@ -5,6 +5,8 @@
 //   waiting    submitted, or retracted; owns no pages
 //   prefill    has pages for what it consists of; its tokens go in by chunks
 //   decode     one token a step, and a page more when it needs one
+//   transfer   has pages whose keys come from a prefill server (before decode), or go to a decode
+//              server (after prefill); no step computes anything for it
 //   finished   gave its pages back; its result is on the way to the client
 #pragma once
 
@@ -16,6 +18,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cache/page_pool.h"
@@ -29,7 +32,7 @@ namespace causeway {
 
 // A request inside the engine.
 struct Sequence {
-  enum class Stage { kWaiting, kPrefill, kDecode, kFinished };
+  enum class Stage { kWaiting, kPrefill, kDecode, kTransfer, kFinished };
 
   std::shared_ptr<Request> request;
   Stage stage = Stage::kWaiting;
@@ -38,6 +41,12 @@ struct Sequence {
   std::vector<int32_t> pages;
   int64_t shared = 0;
   RadixNode* held = nullptr;
+  // The prompt's keys come from a prefill server, with the first token of the output.
+  bool receives = false;
+  // The prompt's keys go to a decode server, as they are computed: its pages stay as they are until
+  // its end, also those that it does not need any more since the prefix cache has others.
+  bool sends = false;
+  std::vector<int32_t> unneeded;
   std::vector<int32_t> output;  // generated tokens, eos and stop tokens included
   // Log-probabilities of the prompt, as far as they are known, and whether the client has them.
   std::vector<TokenOutput> prompt_logprobs;
@@ -74,7 +83,7 @@ struct Sequence {
   // What of it may be taken from there: all but the last token, whose logits are needed.
   int64_t sharable() const { return std::min(tokens() - 1, wanted_row()); }
   // What the next steps have to compute for it, as far as is known.
-  int64_t tokens_ahead() const { return tokens() - cached; }
+  int64_t tokens_ahead() const { return receives ? 1 : tokens() - cached; }
 };
 
 // Who is admitted next, of those that have not been retracted: the first that came, or the one with
@@ -139,14 +148,17 @@ class Scheduler {
   // Every sequence, waiting or running.
   std::vector<Sequence*> All() const;
   bool idle() const { return waiting_.empty() && running_.empty(); }
+  // No step would compute anything, until something changes from outside: idle, or all that runs is
+  // in transfer and nothing more can be admitted. Of use after Next.
+  bool stuck() const { return stuck_; }
   size_t waiting() const { return waiting_.size(); }
   size_t running() const { return running_.size(); }
 
   // First a page for each decoding sequence that needs one, the oldest first: where none is left,
-  // the youngest running sequence is retracted. It waits again, before all others, and keeps its
-  // output. Then admits waiting sequences, one after another by the policy, as long as pages and
+  // the youngest running sequence is retracted that is not in transfer. It waits again, before all
+  // others, and keeps its output. Then admits waiting sequences, one after another by the policy, as long as pages and
   // limits allow; then one extend for every decoding sequence, and chunks of the others within the
-  // token budget, oldest first. owners[i] owns batch.extends[i]. Empty only if idle(), or if all
+  // token budget, oldest first. owners[i] owns batch.extends[i]. Empty only if stuck(), or if all
   // that run are ending.
   //
   // The step before may still run. Then its sequences are as they will be after it (Computed), with
@@ -170,6 +182,12 @@ class Scheduler {
   // A step has computed its tokens before `end`, or will have before the next one begins: others
   // with the same prompt may use them from then on.
   void Computed(Sequence& sequence, int64_t end);
+
+  // Sequences that receive, in transfer since the last call: pages and hits are there.
+  std::vector<Sequence*> TakeReceivers() { return std::exchange(receivers_, {}); }
+  // All of a receiver's prompt is in its pages: it decodes from now on, or computes nothing more if
+  // it has all tokens. Its first token is in the output already.
+  void Received(Sequence& sequence);
 
   // Takes a waiting or running sequence out, and its pages from it. With `keep`, those that later
   // requests may use go to the prefix cache.
@@ -203,7 +221,10 @@ class Scheduler {
   void Release(Sequence& sequence, int64_t kept);
 
   void GrowDecoding();
-  void RetractYoungest();
+  // Returns who that was.
+  const Sequence* RetractYoungest();
+  // Frees pages of its own that it does not need, unless they are being sent.
+  void Drop(Sequence& sequence, std::vector<int32_t> pages);
   void Admit(int64_t now_ns);
   // The place among the waiting ones of who is next.
   size_t NextToAdmit() const;
@@ -225,6 +246,8 @@ class Scheduler {
   int64_t budget_ = 0;           // what is left of it
   int64_t logprob_rows_ = 0;     // what is left of kPromptLogprobRows
   int64_t admitted_tokens_ = 0;  // what its newly admitted sequences have to compute
+  bool stuck_ = true;
+  std::vector<Sequence*> receivers_;
   double token_ns_ = 0.0;        // what one took in the last step that had any; 0: not known
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
