@@ -13,6 +13,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "engine/first_token.h"
 #include "engine/sampler.h"
 #include "model/cost.h"
 
@@ -53,6 +54,10 @@ SharingRules RulesOf(const ModelHost& host, const Layout& layout, bool prefix_ca
   return rules;
 }
 
+uint64_t RoomOf(const Sequence& sequence) {
+  return static_cast<uint64_t>(sequence.request->bootstrap->room);
+}
+
 }  // namespace
 
 Engine::Engine(ModelHost& host, const EngineOptions& options)
@@ -63,13 +68,30 @@ Engine::Engine(ModelHost& host, const EngineOptions& options)
       scheduler_(host.pages(), options.limits, host.ranks().layout().dp,
                  RulesOf(host, host.ranks().layout(), options.prefix_cache)),
       profiler_(host.ranks()),
-      commands_(static_cast<size_t>(options.max_queued_requests) + kCommandSlack),
-      thread_([this] { Loop(); }) {}
+      // Beside requests, two events of the transfer for each of them, queued or running.
+      commands_(static_cast<size_t>(3 * options.max_queued_requests +
+                                    2 * options.limits.max_running_requests) +
+                kCommandSlack),
+      thread_([this] { Loop(); }) {
+  if (PrefillRooms* rooms = options_.prefill_rooms) {
+    rooms->SetListener([this](const SenderEvent& event) {
+      CHECK(commands_.TryPush({.sender = event}) || commands_.closed(), "too many events");
+    });
+  }
+  if (DecodeRooms* rooms = options_.decode_rooms) {
+    rooms->SetListener([this](const ReceiverEvent& event) {
+      if (!event.ends()) return;
+      CHECK(commands_.TryPush({.receiver = event}) || commands_.closed(), "too many events");
+    });
+  }
+}
 
 Engine::~Engine() {
   draining_.store(true);
   commands_.Close();
   thread_.join();
+  if (options_.prefill_rooms != nullptr) options_.prefill_rooms->SetListener({});
+  if (options_.decode_rooms != nullptr) options_.decode_rooms->SetListener({});
 }
 
 Status Engine::Submit(std::shared_ptr<Request> request) {
@@ -93,6 +115,25 @@ Status Engine::Submit(std::shared_ptr<Request> request) {
     }
   }
   auto sequence = std::make_unique<Sequence>();
+  if (request->bootstrap) {
+    if (request->bootstrap->room < 0) {
+      return InvalidArgument(
+          Text("bootstrap_room is ", request->bootstrap->room, "; expected at least 0"));
+    }
+    sequence->sends = sequence->blocked = options_.prefill_rooms != nullptr;
+    sequence->receives = options_.decode_rooms != nullptr;
+    if (!sequence->sends && !sequence->receives) {
+      return InvalidArgument(
+          "bootstrap_room: this server has no part in a transfer (--disaggregation-mode)");
+    }
+    // Keys of the prompt and the first token are all that is wanted here.
+    if (sequence->sends) {
+      request->sampling.max_new_tokens = 1;
+      request->sampling.min_new_tokens = std::min<int64_t>(request->sampling.min_new_tokens, 1);
+    }
+    // These are the prefill server's to give.
+    if (sequence->receives) request->sampling.prompt_logprobs_from = -1;
+  }
   sequence->request = std::move(request);
   sequence->changes =
       std::make_unique<LogitChanges>(sequence->request->sampling, sequence->request->prompt,
@@ -147,13 +188,18 @@ void Engine::StopProfile(ProfileReply reply) {
 }
 
 EngineLoad Engine::load() const {
+  const RoomLoad rooms = [this] {
+    const std::lock_guard lock(rooms_mutex_);
+    return room_load_;
+  }();
   const std::lock_guard lock(rank_seconds_mutex_);
   return {.running = running_.load(),
           .waiting = queued_.load(),
           .used_tokens = used_pages_.load() * kPage,
           .max_total_tokens = page_capacity_ * kPage,
           .max_running_requests = options_.limits.max_running_requests,
-          .ranks = rank_seconds_};
+          .ranks = rank_seconds_,
+          .rooms = rooms};
 }
 
 void Engine::PublishLoad() {
@@ -161,6 +207,18 @@ void Engine::PublishLoad() {
   // What only the prefix cache keeps is free for who needs it.
   used_pages_.store(page_capacity_ - host_.pages().available() -
                     scheduler_.tree().evictable_pages());
+  if (options_.prefill_rooms == nullptr && options_.decode_rooms == nullptr) return;
+  RoomLoad rooms;
+  for (const Sequence* sequence : scheduler_.All()) {
+    const bool in_transfer = sequence->stage == Sequence::Stage::kTransfer;
+    const bool waiting = sequence->stage == Sequence::Stage::kWaiting;
+    rooms.bootstrapping += sequence->sends && sequence->blocked;
+    rooms.sending += sequence->sends && in_transfer;
+    rooms.allocating += sequence->receives && waiting;
+    rooms.receiving += sequence->receives && in_transfer;
+  }
+  const std::lock_guard lock(rooms_mutex_);
+  room_load_ = rooms;
 }
 
 void Engine::PublishTimes() {
@@ -181,14 +239,17 @@ bool Engine::Drain(Deadline deadline) {
 
 void Engine::Loop() {
   for (;;) {
-    const bool idle = scheduler_.idle();
+    const bool idle =
+        scheduler_.idle() || (scheduler_.stuck() && plan_.batch.extends.empty());
     if (idle) Deliver();
+    if (!SendNotes()) break;
     HandleCommands(/*wait=*/idle);
     HandleDeferred(/*alive=*/true);
     if (!options_.overlap_schedule) Deliver();
     if (commands_.closed()) break;
     MakePlan();
-    // Nothing to run: all have ended with the last step.
+    if (!SendNotes()) break;
+    // Nothing to run: all have ended with the last step, or wait for keys.
     if (!plan_.batch.extends.empty()) Step();
     if (failed()) break;
   }
@@ -200,6 +261,7 @@ void Engine::Loop() {
     if (command->submit != nullptr) scheduler_.Add(std::move(command->submit));
     if (command->between_steps) deferred_.push_back(std::move(command->between_steps));
   }
+  closing_ = true;
   // In prefill, decode or waiting alike: on_finish is owed to each.
   for (Sequence* sequence : scheduler_.All()) {
     Finish(*sequence, failed() ? FinishReason::kError : FinishReason::kCancelled, why);
@@ -210,9 +272,11 @@ void Engine::Loop() {
 
 void Engine::HandleCommands(bool wait) {
   // Waits only while there is nothing to run; else takes what is there.
+  bool waits = wait;
   while (std::optional<Command> command =
-             commands_.Pop(Deadline::AfterMs(wait && scheduler_.idle() ? kIdleWaitMs : 0))) {
+             commands_.Pop(Deadline::AfterMs(waits ? kIdleWaitMs : 0))) {
     Handle(std::move(*command));
+    waits = wait && scheduler_.idle();
     // In idle times it is due at once: a cancelled request was the last one, or a profile ends.
     if (wait) {
       Deliver();
@@ -223,8 +287,11 @@ void Engine::HandleCommands(bool wait) {
 
 void Engine::Handle(Command command) {
   if (command.submit != nullptr) {
-    scheduler_.Add(std::move(command.submit));
-    may_admit_ = true;
+    TakeRequest(std::move(command.submit));
+  } else if (command.sender) {
+    HandleSender(*command.sender);
+  } else if (command.receiver) {
+    HandleReceiver(*command.receiver);
   } else if (command.flush) {
     scheduler_.Flush();
   } else if (command.between_steps) {
@@ -251,6 +318,10 @@ void Engine::MakePlan() {
     plan_.batch = scheduler_.Next(NowNs(), plan_.owners);
   } else if (may_admit_) {
     scheduler_.TopUp(NowNs(), plan_.batch, plan_.owners);
+  }
+  OpenRooms();
+  for (const int64_t room : std::exchange(closed_rooms_, {})) {
+    plan_.batch.closed_rooms.push_back(room);
   }
   plan_.budgeted = scheduler_.budgeted();
   may_admit_ = false;
@@ -389,6 +460,13 @@ bool Engine::Advance(Sequence& sequence, const float* logits) {
     sampled.prompt = std::make_shared<const std::vector<TokenOutput>>(
         std::exchange(sequence.prompt_logprobs, {}));
   }
+  return Accept(sequence, std::move(sampled));
+}
+
+bool Engine::Accept(Sequence& sequence, TokenOutput sampled) {
+  const Request& request = *sequence.request;
+  const int32_t token = sampled.token;
+  if (sequence.sends) sequence.first_token = sampled;
   if (sequence.first_token_ns == 0) sequence.first_token_ns = NowNs();
   // Before on_token: eos and stop tokens count as completion, though clients do not see them.
   sequence.output.push_back(token);
@@ -403,7 +481,8 @@ bool Engine::Advance(Sequence& sequence, const float* logits) {
     Finish(sequence, FinishReason::kStop, Status());
     return false;
   }
-  if (static_cast<int64_t>(sequence.output.size()) < sampling.max_new_tokens) return true;
+  const int64_t most = request.sampling.max_new_tokens;
+  if (static_cast<int64_t>(sequence.output.size()) < most) return true;
   Finish(sequence, FinishReason::kLength, Status());
   return false;
 }
@@ -420,6 +499,12 @@ void Engine::Finish(Sequence& sequence, FinishReason reason, Status status,
     plan_.owners.erase(planned);
   }
   may_admit_ = true;
+  if (sequence.sends && !sequence.room_ended && !LeaveRoom(sequence, reason, status, stop_token)) {
+    return;
+  }
+  if (sequence.receives && sequence.stage == Sequence::Stage::kTransfer) {
+    options_.decode_rooms->Close({RoomOf(sequence), status});
+  }
   // A sequence that ran was counted out in MakePlan.
   if (sequence.stage == Sequence::Stage::kWaiting) queued_.fetch_sub(1);
   const std::unique_ptr<Sequence> owned =

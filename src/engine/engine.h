@@ -5,12 +5,15 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/queue.h"
+#include "engine/decode_rooms.h"
 #include "engine/model_host.h"
+#include "engine/prefill_rooms.h"
 #include "engine/profiler.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
@@ -24,6 +27,10 @@ struct EngineOptions {
   bool prefix_cache = true;           // requests use what others have computed of their prompts
   // While a step runs, the results of the last one go to the clients and the next one is planned.
   bool overlap_schedule = true;
+  // At most one of them: what makes this a prefill or a decode server, on host 0. Attached to the
+  // ranks; they must outlive the engine.
+  PrefillRooms* prefill_rooms = nullptr;
+  DecodeRooms* decode_rooms = nullptr;
 };
 
 class Engine : public RequestSink {
@@ -54,6 +61,8 @@ class Engine : public RequestSink {
     std::unique_ptr<Sequence> submit = nullptr;  // or:
     std::string cancel = {};                     // or:
     bool flush = false;                          // or:
+    std::optional<SenderEvent> sender = {};      // or:
+    std::optional<ReceiverEvent> receiver = {};  // or:
     // Between two steps only. Gets whether the engine can still do it.
     std::function<void(bool alive)> between_steps = {};
   };
@@ -69,6 +78,7 @@ class Engine : public RequestSink {
   // Takes what has come; with `wait`, waits for it a while.
   void HandleCommands(bool wait);
   void Handle(Command command);
+  void TakeRequest(std::unique_ptr<Sequence> sequence);
   void HandleDeferred(bool alive);
   // Makes or completes plan_.
   void MakePlan();
@@ -83,10 +93,24 @@ class Engine : public RequestSink {
                             const StepOutput& output);
   // Samples from `logits`, tells the client, and finishes the sequence if it is done: then false.
   bool Advance(Sequence& sequence, const float* logits);
+  // The same with a token that has been sampled, here or by a prefill server.
+  bool Accept(Sequence& sequence, TokenOutput sampled);
   // Takes the sequence from the scheduler, frees its pages and calls on_finish. `stop_token`: what
   // was sampled last, with kStop.
   void Finish(Sequence& sequence, FinishReason reason, Status status,
               const TokenOutput& stop_token = {.token = -1, .top = {}});
+  // Takes the sequence of a room that has ended or can't begin from the scheduler, or leaves it
+  // there until its room has ended: then false.
+  bool LeaveRoom(Sequence& sequence, FinishReason reason, const Status& status,
+                 const TokenOutput& stop_token);
+  // What comes from the transfer.
+  void HandleSender(const SenderEvent& event);
+  void HandleReceiver(const ReceiverEvent& event);
+  Sequence* FindRoom(uint64_t room) const;
+  // Opens the rooms of those that wait for keys.
+  void OpenRooms();
+  // Tells the other hosts of them. False: one is lost, and the engine has failed.
+  bool SendNotes();
   // Calls clients back, in the order in which this was called, when there is time to.
   void Tell(std::function<void()> news) { news_.push_back(std::move(news)); }
   void Deliver();
@@ -104,6 +128,8 @@ class Engine : public RequestSink {
   Profiler profiler_;
   Plan plan_;  // the next step's, as far as it is planned: empty if it has no extends
   Plan* running_plan_ = nullptr;             // the step's that runs now
+  bool closing_ = false;                     // nothing waits for its room any more
+  std::vector<int64_t> closed_rooms_;        // for the next batch
   bool may_admit_ = false;                   // something has changed since plan_ was made
   std::vector<std::function<void()>> news_;  // for Deliver
   std::vector<std::function<void(bool alive)>> deferred_;  // until the step has ended
@@ -114,6 +140,8 @@ class Engine : public RequestSink {
   std::atomic<int64_t> unfinished_{0};  // submitted, not yet finished
   std::atomic<int64_t> running_{0};     // as is the next, after PublishLoad
   std::atomic<int64_t> used_pages_{0};
+  mutable std::mutex rooms_mutex_;
+  RoomLoad room_load_;  // guarded by rooms_mutex_
   mutable std::mutex rank_seconds_mutex_;
   std::vector<RankSeconds> rank_seconds_;  // guarded by rank_seconds_mutex_
   std::atomic<bool> failed_{false};

@@ -122,12 +122,30 @@ Status RankGroup::failure() const {
   return broadcaster_ == nullptr ? Status() : broadcaster_->lost();
 }
 
+void RankGroup::SetLayerHook(LayerHook hook) {
+  workers_.front()->SetLayerHook(std::move(hook));
+}
+
+Status RankGroup::Note(const std::string& note) {
+  if (broadcaster_ == nullptr) return Status();
+  try {
+    broadcaster_->Note(note);
+  } catch (const StepFailed& failure) {
+    return Remember(InternalError(failure.what()));
+  }
+  return Status();
+}
+
 Status RankGroup::Follow() {
   CHECK(options_.hosts != nullptr && options_.host > 0, options_.host);
-  const FollowerCounts counts{[this] { ClearHere(); },
-                              [this] { return EncodeCounts(CountsHere()); }};
+  const FollowerActions actions{[this] { ClearHere(); },
+                                [this] { return EncodeCounts(CountsHere()); },
+                                [this](const std::string& note) {
+                                  return note_hook_ ? note_hook_(note)
+                                                    : InternalError("a note that nobody takes");
+                                }};
   try {
-    while (const std::optional<Batch> batch = ReceiveStep(*options_.hosts, counts)) {
+    while (const std::optional<Batch> batch = ReceiveStep(*options_.hosts, actions)) {
       StepOutput output(weights_.config(), weights_.mode(), *batch, nullptr);
       CAUSEWAY_RETURN_IF_ERROR(RunHere(*batch, output));
     }

@@ -71,6 +71,13 @@ class RankGroup {
   Status ClearTraces();
   // What each host has counted since; the gathering itself is not in it.
   StatusOr<std::vector<HostCounts>> Counts();
+  // Called in every step from now on (Forward::SetLayerHook), by this host's first rank. Between
+  // steps only.
+  void SetLayerHook(LayerHook hook);
+  // Between steps: the other hosts get the note, by their hook, before the next step.
+  Status Note(const std::string& note);
+  using NoteHook = std::function<Status(const std::string& note)>;
+  void SetNoteHook(NoteHook hook) { note_hook_ = std::move(hook); }
   // Scratch memory of the rank that holds most, beside weights and KV.
   int64_t scratch_bytes() const;
   // The largest bound on it that the steps so far had (model/scratch.h).
@@ -107,6 +114,7 @@ class RankGroup {
   std::vector<const ReadCounts*> reads_;
   StepSlices slices_;
   std::unique_ptr<StepBroadcaster> broadcaster_;  // on host 0 of several
+  NoteHook note_hook_;
   std::atomic<bool> stalled_{false};
   mutable std::mutex failure_mutex_;
   Status failure_;  // of the first step or gathering that failed; guarded by failure_mutex_

@@ -55,6 +55,8 @@ class RankWorker {
   const ExpertCounts& expert_counts() const { return forward_->expert_counts(); }
   TraceLane* action_times() const { return links_.host->action_times(); }  // null on one host
   void ClearCounters() { forward_->ClearCounters(); }
+  // Between steps only.
+  void SetLayerHook(LayerHook hook) { forward_->SetLayerHook(std::move(hook)); }
 
  private:
   struct Job {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -91,6 +92,14 @@ struct RankSeconds {
   double exchange = 0.0;  // of tokens between experts' ranks
 };
 
+// Requests of a prefill server or a decode server by what they wait for.
+struct RoomLoad {
+  int64_t bootstrapping = 0;  // prefill: for a decode server
+  int64_t sending = 0;        // prefill: computed, until all keys have gone
+  int64_t allocating = 0;     // decode: for pages
+  int64_t receiving = 0;      // decode: for keys
+};
+
 // How much an engine has to do, at a moment between two steps.
 struct EngineLoad {
   int64_t running = 0;      // requests in prefill or decode
@@ -99,6 +108,15 @@ struct EngineLoad {
   int64_t max_total_tokens = 0;
   int64_t max_running_requests = 0;
   std::vector<RankSeconds> ranks = {};  // of this host
+  RoomLoad rooms = {};
+};
+
+// Where a request's keys come from, or go to, between a prefill and a decode server. Both get the
+// request, with the same of these, as with SGLang.
+struct Bootstrap {
+  std::string host;  // of the prefill server, as the decode server reaches it
+  int port = 0;      // its --disaggregation-bootstrap-port
+  int64_t room = 0;  // at least 0; no other request under way has it
 };
 
 // Callbacks come from the engine thread, in order, on_finish last and exactly once; they must not
@@ -107,6 +125,7 @@ struct Request {
   std::string id;
   std::vector<int32_t> prompt;  // not empty
   SamplingParams sampling;
+  std::optional<Bootstrap> bootstrap = {};  // of servers that only prefill or only decode
   std::function<void(const TokenOutput&)> on_token;  // not called for the eos or stop token
   std::function<void(const RequestResult&)> on_finish;
 };

@@ -200,12 +200,19 @@ int64_t Scheduler::Reserve() const {
 }
 
 size_t Scheduler::NextToAdmit() const {
-  if (limits_.policy == SchedulePolicy::kFcfs || waiting_.front()->retractions > 0) return 0;
-  size_t best = 0;
+  const auto open = std::find_if(waiting_.begin(), waiting_.end(),
+                                 [](const auto& sequence) { return !sequence->blocked; });
+  const auto first = static_cast<size_t>(open - waiting_.begin());
+  if (open == waiting_.end() || limits_.policy == SchedulePolicy::kFcfs ||
+      (*open)->retractions > 0) {
+    return first;
+  }
+  size_t best = first;
   int64_t longest = 0;
   std::vector<int32_t> memory;
-  for (size_t i = 0; i < std::min(waiting_.size(), kLpmWindow); ++i) {
+  for (size_t i = first; i < std::min(waiting_.size(), first + kLpmWindow); ++i) {
     const Sequence& next = *waiting_[i];
+    if (next.blocked) continue;
     for (int32_t group = 0; group < (rules_.places.empty() ? 1 : groups_); ++group) {
       const int64_t hit = tree_.Match({PlaceOf(group), IdsOf(next, next.sharable(), memory)});
       if (hit <= longest) continue;
@@ -221,9 +228,10 @@ void Scheduler::Admit(int64_t now_ns) {
   while (!waiting_.empty() && static_cast<int64_t>(running_.size()) <
                                   std::max<int64_t>(1, limits_.max_running_requests)) {
     const size_t place = NextToAdmit();
+    if (place == waiting_.size()) break;
     Sequence& next = *waiting_[place];
     if (next.ending()) break;  // retracted in its last step: gone before the next one
-    next.dp = ChooseGroup(next);
+    if (!next.sends) next.dp = ChooseGroup(next);
     // Locked before pages are counted, or it might be evicted for the rest.
     const int64_t hit = UsePrefix(next);
     const int64_t missing = PagesOf(next.tokens()) - next.shared;
@@ -299,8 +307,9 @@ void Scheduler::Put(Sequence& sequence, Batch& batch, std::vector<Sequence*>& ow
   const bool decoding = sequence.stage == Sequence::Stage::kDecode;
   if (!decoding) {
     if (budget_ == 0) return;
-    // Another may have computed the same prompt meanwhile.
-    CountHit(sequence, UsePrefix(sequence));
+    // Another may have computed the same prompt meanwhile. Of no use to who has begun to send pages
+    // of its own.
+    if (!sequence.sending) CountHit(sequence, UsePrefix(sequence));
   }
   Extend extend;
   extend.begin = sequence.cached;
@@ -328,6 +337,11 @@ void Scheduler::Put(Sequence& sequence, Batch& batch, std::vector<Sequence*>& ow
                                              : LogitsWanted::kNone;
   extend.pages = sequence.pages;
   extend.dp = sequence.dp;
+  if (sequence.sends) {
+    extend.room = sequence.request->bootstrap->room;
+    extend.room_tokens = sequence.prompt_tokens();
+    sequence.sending = true;
+  }
   batch.extends.push_back(std::move(extend));
   owners.push_back(&sequence);
 }

@@ -15,6 +15,7 @@
 #include <deque>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -46,6 +47,16 @@ struct Sequence {
   // The prompt's keys go to a decode server, as they are computed: its pages stay as they are until
   // its end, also those that it does not need any more since the prefix cache has others.
   bool sends = false;
+  bool blocked = false;  // waits until a decode server is there; `dp` is fixed
+  bool sending = false;  // has been in a step
+  TokenOutput first_token = {.token = -1, .top = {}};  // for the decode server
+  bool room_ended = false;                             // its pages are not read any more
+  struct Result {
+    FinishReason reason = FinishReason::kError;
+    Status status;
+    TokenOutput stop_token;
+  };
+  std::optional<Result> result;  // waits for room_ended
   std::vector<int32_t> unneeded;
   std::vector<int32_t> output;  // generated tokens, eos and stop tokens included
   // Log-probabilities of the prompt, as far as they are known, and whether the client has them.
@@ -141,6 +152,8 @@ class Scheduler {
   // Pages that the sequence needs at its longest. Submit refuses what can never fit.
   static int64_t PagesFor(const Sequence& sequence);
 
+  // The data-parallel group that Next would choose now.
+  int32_t ChooseGroup(const Sequence& next) const;
   // To the end of the waiting ones.
   void Add(std::unique_ptr<Sequence> sequence);
   // The sequence with this id, or null.
@@ -207,7 +220,6 @@ class Scheduler {
   std::span<const int32_t> IdsOf(const Sequence& sequence, int64_t count,
                                  std::vector<int32_t>& memory) const;
   std::string_view PlaceOf(int32_t group) const;
-  int32_t ChooseGroup(const Sequence& next) const;
 
   // False, and nothing is taken, if there are not so many pages, free or in the prefix cache.
   bool Take(int64_t count, std::vector<int32_t>& pages);

@@ -134,8 +134,10 @@ TEST_F(SchedulerTransferTest, PagesThatAreBeingSentStayUntilTheEnd) {
   Start(10, {.chunked_prefill_size = 100});
   Sequence* first = Add("a", 130, 1);
   Sequence* second = Add("b", 130, 1);
-  first->sends = true;
-  second->sends = true;
+  for (Sequence* sequence : {first, second}) {
+    sequence->sends = true;
+    sequence->request->bootstrap.emplace();
+  }
   EXPECT_EQ(Step(), "a:0+100");
   // Both have computed a part of the second page; the first one's comes into the cache.
   EXPECT_EQ(Step(), "a:100+30 b:64+66") << "a hit, then its own";

@@ -17,15 +17,16 @@ namespace {
 constexpr int64_t kMostBeatMs = 5000;  // between signs of life
 constexpr CollectiveName kHeader{"step_header"};
 constexpr CollectiveName kBatch{"step_batch"};
+constexpr CollectiveName kNote{"note"};
 constexpr CollectiveName kCountsSize{"counts_size"};
 constexpr CollectiveName kCounts{"counts"};
 constexpr int64_t kMostCounts = int64_t{1} << 30;  // bytes of one host; far above any model's
 
 // What host 0 sends first; every other host answers with its `kind`, so that host 0 sees it alive.
 struct Header {
-  enum Kind : int64_t { kBeat = 1, kStep = 2, kEnd = 3, kClearCounts = 4, kSendCounts = 5 };
+  enum Kind : int64_t { kBeat = 1, kStep = 2, kEnd = 3, kClearCounts = 4, kSendCounts = 5, kNote = 6 };
   int64_t kind = kBeat;
-  int64_t bytes = 0;  // of the batch that follows
+  int64_t bytes = 0;  // of the batch or the note that follows
 };
 
 // One message from host 0 to all others, of `bytes` bytes, answered with `answer_bytes` bytes.
@@ -67,7 +68,7 @@ void ToFirstHost(Communicator& hosts, CollectiveName name, const void* mine, int
 
 // Reports count these apart from the work of the model.
 bool IsControl(const std::string& operation) {
-  for (const CollectiveName& name : {kHeader, kBatch, kCountsSize, kCounts}) {
+  for (const CollectiveName& name : {kHeader, kBatch, kNote, kCountsSize, kCounts}) {
     if (operation == name.operation) return true;
   }
   return false;
@@ -81,9 +82,12 @@ std::string EncodeBatch(const Batch& batch) {
     out.Put(int64_t{extend.decode});
     out.Put(static_cast<int64_t>(extend.logits));
     out.Put(int64_t{extend.dp});
+    out.Put(extend.room);
+    out.Put(extend.room_tokens);
     out.Put(extend.tokens);
     out.Put(extend.pages);
   }
+  out.Put(batch.closed_rooms);
   return std::move(out.bytes());
 }
 
@@ -99,7 +103,7 @@ StatusOr<Batch> DecodeBatch(const std::string& bytes) {
     int64_t logits = 0;
     int64_t dp = 0;
     if (!reader.Get(extend.begin) || !reader.Get(decode) || !reader.Get(logits) ||
-        !reader.Get(dp) || !reader.Get(extend.tokens) || !reader.Get(extend.pages)) {
+        !reader.Get(dp) || !reader.Get(extend.room) || !reader.Get(extend.room_tokens) || !reader.Get(extend.tokens) || !reader.Get(extend.pages)) {
       return broken;
     }
     if (logits < 0 || logits > static_cast<int64_t>(LogitsWanted::kAll)) return broken;
@@ -108,7 +112,7 @@ StatusOr<Batch> DecodeBatch(const std::string& bytes) {
     extend.dp = static_cast<int32_t>(dp);
     batch.extends.push_back(std::move(extend));
   }
-  if (!reader.AtEnd()) return broken;
+  if (!reader.Get(batch.closed_rooms) || !reader.AtEnd()) return broken;
   return batch;
 }
 
@@ -191,6 +195,14 @@ std::vector<std::string> StepBroadcaster::GatherCounts(const std::function<std::
   return counts;
 }
 
+void StepBroadcaster::Note(const std::string& note) {
+  const auto size = static_cast<int64_t>(note.size());
+  BetweenSteps([&] {
+    SendHeader(hosts_, {Header::kNote, size});
+    FromFirstHost(hosts_, kNote, note.data(), nullptr, size, 0);
+  });
+}
+
 Status StepBroadcaster::lost() const {
   const std::lock_guard lock(lost_mutex_);
   return lost_;
@@ -220,18 +232,18 @@ void StepBroadcaster::Beat() {
   }
 }
 
-std::optional<Batch> ReceiveStep(Communicator& hosts, const FollowerCounts& counts) {
+std::optional<Batch> ReceiveStep(Communicator& hosts, const FollowerActions& actions) {
   for (;;) {
     Header header;
     FromFirstHost(hosts, kHeader, nullptr, &header, sizeof(header), sizeof(int64_t));
     if (header.kind == Header::kEnd) return std::nullopt;
     if (header.kind == Header::kBeat) continue;
     if (header.kind == Header::kClearCounts) {
-      counts.clear();
+      actions.clear_counts();
       continue;
     }
     if (header.kind == Header::kSendCounts) {
-      const std::string mine = counts.encode();
+      const std::string mine = actions.encode_counts();
       const auto size = static_cast<int64_t>(mine.size());
       ToFirstHost(hosts, kCountsSize, &size, sizeof(size), {});
       ToFirstHost(hosts, kCounts, mine.data(), size, {});
@@ -239,6 +251,12 @@ std::optional<Batch> ReceiveStep(Communicator& hosts, const FollowerCounts& coun
     }
     // The size is host 0's, which is trusted: it is the same program.
     std::string bytes(static_cast<size_t>(std::max<int64_t>(header.bytes, 0)), '\0');
+    if (header.kind == Header::kNote) {
+      FromFirstHost(hosts, kNote, nullptr, bytes.data(), header.bytes, 0);
+      const Status taken = actions.take_note(bytes);
+      if (!taken.ok()) throw StepFailed(taken.message());
+      continue;
+    }
     FromFirstHost(hosts, kBatch, nullptr, bytes.data(), header.bytes, 0);
     StatusOr<Batch> batch = DecodeBatch(bytes);
     if (!batch.ok()) throw StepFailed(batch.status().message());

@@ -37,6 +37,8 @@ class StepBroadcaster {
   // own part. Both throw StepFailed.
   void ClearCounts(const std::function<void()>& mine);
   std::vector<std::string> GatherCounts(const std::function<std::string()>& mine);
+  // Between steps: all other hosts get it. Throws StepFailed.
+  void Note(const std::string& note);
   // Not ok once a host was lost between steps; says which. From any thread, without waiting.
   Status lost() const;
 
@@ -57,10 +59,11 @@ class StepBroadcaster {
   std::thread thread_;
 };
 
-// What another host does when host 0 asks about counts.
-struct FollowerCounts {
-  std::function<void()> clear;
-  std::function<std::string()> encode;
+// What another host does when host 0 asks about counts, or sends a note.
+struct FollowerActions {
+  std::function<void()> clear_counts;
+  std::function<std::string()> encode_counts;
+  std::function<Status(const std::string& note)> take_note;  // an error ends this host
 };
 
 // Whether an operation of the hosts' communicator is of this file, and no part of a step's work.
@@ -68,6 +71,6 @@ bool IsControl(const std::string& operation);
 
 // Another host's side: waits for the next step. Nothing: the end. Throws StepFailed, also if host 0
 // is not heard of for as long as the communicator's time-out.
-std::optional<Batch> ReceiveStep(Communicator& hosts, const FollowerCounts& counts);
+std::optional<Batch> ReceiveStep(Communicator& hosts, const FollowerActions& actions);
 
 }  // namespace causeway

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "base/buffer.h"
@@ -22,12 +23,16 @@ struct Extend {
   std::vector<int32_t> pages;   // page of positions [64 i, 64 i + 64); covers end()
   LogitsWanted logits = LogitsWanted::kLast;
   int32_t dp = 0;  // the data-parallel group that computes it
+  // The transfer of its keys to a decode server, and the tokens of the whole prompt; -1: they stay.
+  int64_t room = -1;
+  int64_t room_tokens = 0;
 
   int64_t end() const { return begin + static_cast<int64_t>(tokens.size()); }
 };
 
 struct Batch {
   std::vector<Extend> extends;
+  std::vector<int64_t> closed_rooms = {};  // ended early since the last step: nothing of them is sent
 
   int64_t tokens() const;
   // Of the extends of one data-parallel group; those of others are empty.
@@ -40,6 +45,9 @@ using StepSlices = std::vector<std::vector<Slice>>;
 // The slices of a batch: each data-parallel group's extends, cut for its context ranks; the ranks
 // of a TP group have the same.
 StepSlices SlicesOf(const Batch& batch, const Layout& layout, const TokenCost& cost);
+
+// What a step does once this host's cache has the keys of a layer, as far as it will have them.
+using LayerHook = std::function<void(const Batch& batch, const StepSlices& slices, int64_t layer)>;
 
 // Rows of a step that the ranks of an attention TP group compute together, at most.
 inline constexpr int64_t kTogetherRows = 256;

@@ -142,6 +142,7 @@ void Forward::Layer(int64_t index, const LocalStep& step, View<float, 2> x) {
     const TraceZone zone(trace_, "kv wait", exchange.layer);
     host_.Wait();  // now every rank has every earlier key
     CountKeys(step);
+    if (layer_hook_) layer_hook_(step.batch, step.all_slices, index);
     keys_ready = true;
   };
   const auto add_output = [&](const Rows& attended, View<float, 2> rows) {

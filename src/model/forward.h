@@ -86,6 +86,9 @@ class Forward {
   // Computes this rank's slices of the batch through every layer, and its share of the vocabulary
   // for all wanted rows. Throws StepFailed. On return on every rank, output holds the results.
   void Run(const Batch& batch, const StepSlices& slices, StepOutput& output);
+  // Called in Run for every layer, once this host's cache has the keys of all tokens of the step
+  // that it will have; in the middle of the layer, so that it should not take long. Empty: nothing.
+  void SetLayerHook(LayerHook hook) { layer_hook_ = std::move(hook); }
 
   // Bytes of scratch memory that this rank holds beside weights and KV, and the bound that steps so
   // far had (ScratchBound): never less.
@@ -259,6 +262,7 @@ class Forward {
   HostExchange host_exchange_;
   std::vector<Range> head_columns_;  // of each host: ids whose logits it computes
   ExpertCounts expert_counts_;
+  LayerHook layer_hook_;
   TraceLane& trace_;
   const Range heads_;  // of this rank, among those that this host holds
   const Range inner_;  // columns of dense layers, the same
