@@ -77,8 +77,10 @@ TEST_F(TokenizeApiTest, SeveralTextsBecomeLists) {
 TEST_F(TokenizeApiTest, MessagesBecomeThePromptOfTheirChat) {
   const Json answer =
       Answer("/v1/tokenize", R"({"messages": [{"role": "user", "content": "hi"}]})");
-  const std::string text =
-      RenderChat(ChatFormat::kV32, {{.role = "user", .content = "hi"}}, {}).value();
+  ChatMessage message;
+  message.role = "user";
+  message.content = "hi";
+  const std::string text = RenderChat(ChatFormat::kV32, {message}, {}).value();
   EXPECT_EQ(answer["tokens"], Json(tokenizer_.Encode(text, true)));
   EXPECT_GT(answer["count"], 3);
 }
