@@ -3,12 +3,11 @@
 // are the same and where the time went.
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 
 #include "app/command.h"
 #include "app/demo_data.h"
+#include "app/demo_model.h"
 #include "app/flags.h"
-#include "app/make_model.h"
 #include "app/report.h"
 #include "app/serve_model.h"
 #include "app/text_model.h"
@@ -22,7 +21,7 @@ constexpr int kAnswerTokens = 24;
 
 struct DemoFlags {
   ServeFlags serve;
-  std::string directory = "models/demo-bench-mini-v32";
+  std::string directory = kDemoDirectory;
   bool no_serve = false;
 };
 
@@ -86,15 +85,7 @@ std::string Quoted(const std::string& text) {
 }
 
 Status RunDemo(DemoFlags& flags) {
-  if (!std::filesystem::exists(flags.directory + "/config.json")) {
-    std::printf("making %s: random weights, 550 MB\n", flags.directory.c_str());
-    std::error_code error;
-    std::filesystem::create_directories(flags.directory, error);
-    MakeModelOptions make;
-    make.preset = "bench-mini-v32";
-    make.output = flags.directory;
-    CAUSEWAY_RETURN_IF_ERROR(MakeModel(make));
-  }
+  CAUSEWAY_RETURN_IF_ERROR(MakeDemoModel(flags.directory).status());
   ModelFlags& model = flags.serve.model;
   model.model_path = flags.directory;
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, model.ToHostOptions());
@@ -154,7 +145,8 @@ Status RunDemo(DemoFlags& flags) {
   if (flags.no_serve) return Status();
 
   flags.serve.served_model_name = "demo";
-  return ServeModel(*host, *tokenizer, flags.serve, [](const std::string& url) {
+  Disaggregation none;
+  return ServeModel(*host, *tokenizer, flags.serve, none, [](const std::string& url) {
     std::printf(
         "\nserving on %s until Ctrl-C; try\n\n"
         "  curl -s %s/v1/completions -H 'Content-Type: application/json' \\\n"

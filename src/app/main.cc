@@ -41,6 +41,7 @@ int main(int argc, char** argv) {
   causeway::AddEval(app, run);
   causeway::AddBench(app, run);
   causeway::AddMakeModel(app, run);
+  causeway::AddUp(app, run);
   causeway::AddDemo(app, run);
   if (argc > 1 && argv[1][0] != '-' && !KnowsCommand(app, argv[1])) return 2;
   causeway::StatusOr<std::vector<std::string>> arguments =

@@ -40,6 +40,10 @@ void Redirect(int fd, const char* path, int flags) {
   // The system kills the child when the thread that forked it ends, however that happens.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kCantExecute);  // it died before the line above
+  // The parent may wait for signals with sigtimedwait(2); the program shall get them.
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
   Redirect(0, "/dev/null", O_RDONLY);
   Redirect(1, out, O_WRONLY | O_CREAT | O_TRUNC);
   Redirect(2, err, O_WRONLY | O_CREAT | O_TRUNC);

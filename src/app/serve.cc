@@ -138,7 +138,9 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags, con
                      {"max_running_requests", flags.max_running_requests},
                      {"max_queued_requests", flags.max_queued_requests},
                      {"device", "cpu"},
-                     {"disaggregation_mode", "null"},
+                     {"disaggregation_mode", flags.disaggregation.mode},
+                     {"disaggregation_bootstrap_port", flags.disaggregation.bootstrap_port},
+                     {"disaggregation_transfer_backend", flags.disaggregation.transfer_backend},
                      {"schedule_policy", flags.schedule_policy},
                      {"stream_interval", flags.stream_interval},
                      {"disable_radix_cache", flags.disable_radix_cache},
@@ -153,7 +155,8 @@ NativeOptions DescribeServer(const ModelHost& host, const ServeFlags& flags, con
 
 // What the flags came to, those that were automatic too.
 void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& model,
-                ChatFormat format, const ApiKey& keys, const std::string& url) {
+                const Disaggregation& transfer, ChatFormat format, const ApiKey& keys,
+                const std::string& url) {
   LogLine line("serving");
   line.Add("url", url)
       .Add("model", model.name)
@@ -189,7 +192,13 @@ void LogServing(ModelHost& host, const ServeFlags& flags, const ServedModel& mod
       .Add("api_key", keys.open() ? "none" : "set")
       .Add("metrics", flags.enable_metrics ? "on" : "off")
       .Add("log_requests", flags.log_requests ? Text("level ", flags.log_requests_level) : "off")
-      .AddSeconds("load_s", host.load_seconds());
+      .Add("disaggregation_mode", flags.disaggregation.mode);
+  if (transfer.prefill) line.Add("bootstrap_port", transfer.bootstrap_port());
+  if (transfer.counters() != nullptr) {
+    line.Add("transfer_backend", flags.disaggregation.transfer_backend)
+        .Add("decode_radix_cache", flags.disaggregation.decode_radix_cache ? "on" : "off");
+  }
+  line.AddSeconds("load_s", host.load_seconds());
 }
 
 // Errors of the HTTP server itself look like those of the API.
@@ -229,6 +238,15 @@ Status RunServe(const ServeFlags& flags) {
   flags.http.RaiseFileLimit();
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, flags.model.ToHostOptions());
   options.mem_fraction_static = flags.mem_fraction_static;
+  CAUSEWAY_RETURN_IF_ERROR(flags.disaggregation.Check());
+  std::unique_ptr<ModelHost> host;
+  Disaggregation transfer;  // ends before the host's cache
+  if (flags.disaggregation.mode != "null") {
+    if (flags.disaggregation.prefills()) options.kv_memory = KvMemory::kShared;
+    options.before_ranks = [&](ModelHost& loaded) {
+      return transfer.Make(flags.disaggregation, flags.http.host, options, loaded);
+    };
+  }
   if (options.ranks.host == 0) {
     // Only tried: the listener is closed again until the model is there.
     CAUSEWAY_RETURN_IF_ERROR(HttpServer::Listen(ListenOptions(flags), {}).status());
@@ -237,7 +255,8 @@ Status RunServe(const ServeFlags& flags) {
   CAUSEWAY_RETURN_IF_ERROR(ChooseChatFormat(flags.chat_template, config).status());
   CAUSEWAY_ASSIGN_OR_RETURN(const auto tokenizer,
                             LoadTokenizer(options.model_path, flags.tokenizer_path, config));
-  CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
+  CAUSEWAY_ASSIGN_OR_RETURN(host, ModelHost::Load(options));
+  transfer.Attach(host->ranks());
   if (host->follows()) {
     // Host 0 drains and then ends all; a signal that reaches every host must not end this one
     // first.
@@ -248,7 +267,7 @@ Status RunServe(const ServeFlags& flags) {
                  options.ranks.layout.ToString().c_str());
     return host->Follow();
   }
-  const Status status = ServeModel(*host, *tokenizer, flags, [](const std::string&) {});
+  const Status status = ServeModel(*host, *tokenizer, flags, transfer, [](const std::string&) {});
   const Status trace = WriteTraceFile(flags.model.trace, host->ranks());
   return status.ok() ? trace : status;
 }
@@ -349,10 +368,12 @@ void ServeFlags::Register(CLI::App& app) {
                  "After SIGINT or SIGTERM: how long requests may go on; a second signal ends them")
       ->check(CLI::Range(0, 86'400))
       ->capture_default_str();
+  disaggregation.Register(app);
   compat.Register(app);
 }
 
 Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags& flags,
+                  Disaggregation& transfer,
                   const std::function<void(const std::string& url)>& announce) {
   CAUSEWAY_ASSIGN_OR_RETURN(const ChatFormat format,
                             ChooseChatFormat(flags.chat_template, host.config()));
@@ -380,6 +401,9 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
       .tool_call_format = calls,
       .reasoning_format = reasoning,
       .grammars = &grammars,
+      .role = flags.disaggregation.prefills()  ? ServerRole::kPrefill
+              : flags.disaggregation.decodes() ? ServerRole::kDecode
+                                               : ServerRole::kCombined,
       .stream_interval = flags.stream_interval,
       .next_seed = flags.random_seed ? SeedsFrom(*flags.random_seed) : &RandomSeed};
   EngineOptions engine_options;
@@ -393,6 +417,13 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   engine_options.limits.schedule_conservativeness = flags.schedule_conservativeness;
   engine_options.max_queued_requests = flags.max_queued_requests;
   engine_options.prefix_cache = !flags.disable_radix_cache;
+  engine_options.prefill_rooms = transfer.prefill.get();
+  engine_options.decode_rooms = transfer.decode.get();
+  if (flags.disaggregation.decodes()) {
+    engine_options.prefix_cache &= flags.disaggregation.decode_radix_cache;
+    engine_options.limits.schedule_conservativeness =
+        static_cast<double>(flags.disaggregation.reserved_decode_tokens) / kPage;
+  }
   // Ids without text, beyond the tokenizer's, are never sampled.
   engine_options.vocab_limit = tokenizer.size();
 
@@ -402,7 +433,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   ServeMetrics metrics({.model_name = model.name,
                         .max_total_tokens = kv_tokens,
                         .context_length = model.context_length,
-                        .page_size = kPage});
+                        .page_size = kPage,
+                        .role = model.role});
   const OpenAiApi openai(model, keys);
   NativeOptions described = DescribeServer(host, flags, keys);
   described.server_args["tool_call_parser"] = NameOf(calls);
@@ -427,7 +459,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   CAUSEWAY_ASSIGN_OR_RETURN(
       const auto server,
       HttpServer::Listen(ListenOptions(flags), metrics.Count(std::move(routes))));
-  LogServing(host, flags, model, format, keys, server->url());
+  LogServing(host, flags, model, transfer, format, keys, server->url());
   for (const std::string& flag : flags.compat.Given()) {
     LogLine("flag_without_effect").Add("flag", flag);
   }

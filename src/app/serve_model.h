@@ -6,6 +6,7 @@
 #include <string>
 
 #include "app/compat_flags.h"
+#include "app/disaggregation.h"
 #include "app/flags.h"
 #include "app/http_flags.h"
 #include "engine/model_host.h"
@@ -40,13 +41,16 @@ struct ServeFlags {
   bool enable_metrics = false;
   bool enable_cache_report = false;
   std::string config;  // has been read by WithConfigFile
+  DisaggregationFlags disaggregation;
   CompatFlags compat;
 
   void Register(CLI::App& app);
 };
 
+// `transfer` is attached to the host's ranks already.
 // Serves until SIGINT or SIGTERM, then drains. `announce` gets the base URL once it listens.
 Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags& flags,
+                  Disaggregation& transfer,
                   const std::function<void(const std::string& url)>& announce);
 
 }  // namespace causeway

@@ -37,7 +37,8 @@ TEST(ServeWatchdog, DISABLED_Server) {
   ServeFlags flags;
   flags.http.port = 0;
   flags.served_model_name = "tiny";
-  const Status status = ServeModel(**host, **tokenizer, flags, [](const std::string&) {});
+  Disaggregation none;
+  const Status status = ServeModel(**host, **tokenizer, flags, none, [](const std::string&) {});
   FAIL() << "the watchdog should have ended the process: " << status.message();
 }
 

@@ -80,7 +80,7 @@ Engine::Engine(ModelHost& host, const EngineOptions& options)
   }
   if (DecodeRooms* rooms = options_.decode_rooms) {
     rooms->SetListener([this](const ReceiverEvent& event) {
-      if (!event.ends()) return;
+      if (event.kind == ReceiverEvent::Kind::kProgress) return;
       CHECK(commands_.TryPush({.receiver = event}) || commands_.closed(), "too many events");
     });
   }
@@ -519,6 +519,7 @@ void Engine::Finish(Sequence& sequence, FinishReason reason, Status status,
   result.completion_tokens = static_cast<int64_t>(owned->output.size()) - (owned->pending ? 1 : 0);
   result.cached_tokens = owned->prompt_hit;
   result.retractions = owned->retractions;
+  if (owned->request->bootstrap) result.transfer = owned->transfer;
   result.timing.queue_seconds =
       Seconds(owned->submitted_ns, owned->admitted_ns == 0 ? now : owned->admitted_ns);
   result.timing.prefill_seconds = Seconds(owned->admitted_ns, owned->first_token_ns);

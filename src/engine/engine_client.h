@@ -29,6 +29,7 @@ struct HostSetup {
   Fault fault = {};
   int64_t collective_timeout_ms = kWaitMs;
   int64_t watchdog_timeout_ms = kWaitMs;
+  KvMemory kv_memory = KvMemory::kPrivate;
 };
 
 inline std::unique_ptr<ModelHost> LoadModel(const std::string& path, const HostSetup& setup) {
@@ -36,6 +37,7 @@ inline std::unique_ptr<ModelHost> LoadModel(const std::string& path, const HostS
   options.model_path = path;
   options.context_length = 256;
   options.max_total_tokens = setup.total_tokens;
+  options.kv_memory = setup.kv_memory;
   Layout& layout = options.ranks.layout;
   layout.cp = setup.cp;
   layout.dp = setup.dp;

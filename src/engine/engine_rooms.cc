@@ -8,6 +8,11 @@
 #include "engine/first_token.h"
 
 namespace causeway {
+namespace {
+
+double SecondsSince(int64_t ns) { return static_cast<double>(NowNs() - ns) * 1e-9; }
+
+}  // namespace
 
 void Engine::TakeRequest(std::unique_ptr<Sequence> taken) {
   Sequence& sequence = *taken;
@@ -57,11 +62,20 @@ void Engine::HandleSender(const SenderEvent& event) {
   Sequence* const sequence = FindRoom(event.room);
   if (sequence == nullptr || !sequence->sends) return;
   may_admit_ = true;
+  KvTransfer& transfer = sequence->transfer;
   if (event.kind == SenderEvent::Kind::kOpened) {
+    transfer.bootstrap_seconds = SecondsSince(sequence->submitted_ns);
     sequence->blocked = sequence->result.has_value();
     return;
   }
   sequence->room_ended = true;
+  transfer.seconds = event.seconds;
+  transfer.bytes = event.bytes;
+  if (event.status.code() != StatusCode::kCancelled) {
+    transfer.end = event.status.ok()                ? KvTransfer::End::kWell
+                   : transfer.bootstrap_seconds > 0 ? KvTransfer::End::kTransferFailed
+                                                    : KvTransfer::End::kBootstrapFailed;
+  }
   Sequence::Result result = sequence->result.value_or(
       Sequence::Result{FinishReason::kError, event.status, {.token = -1, .top = {}}});
   if (result.status.ok() && !event.status.ok()) {
@@ -77,7 +91,17 @@ void Engine::HandleReceiver(const ReceiverEvent& event) {
       sequence->stage != Sequence::Stage::kTransfer) {
     return;
   }
+  KvTransfer& transfer = sequence->transfer;
+  if (event.kind == ReceiverEvent::Kind::kAccepted) {
+    transfer.bootstrap_seconds = SecondsSince(sequence->admitted_ns);
+    return;
+  }
   may_admit_ = true;
+  transfer.seconds = event.seconds;
+  transfer.bytes = event.bytes;
+  transfer.end = event.status.ok()                ? KvTransfer::End::kWell
+                 : transfer.bootstrap_seconds > 0 ? KvTransfer::End::kTransferFailed
+                                                  : KvTransfer::End::kBootstrapFailed;
   StatusOr<TokenOutput> first = event.kind == ReceiverEvent::Kind::kCompleted
                                     ? DecodeFirstToken(event.metadata, host_.config().vocab_size)
                                     : event.status;
@@ -99,6 +123,7 @@ void Engine::HandleReceiver(const ReceiverEvent& event) {
 void Engine::OpenRooms() {
   for (Sequence* sequence : scheduler_.TakeReceivers()) {
     const Bootstrap& bootstrap = *sequence->request->bootstrap;
+    sequence->transfer.alloc_seconds = SecondsSince(sequence->submitted_ns);
     options_.decode_rooms->Open({.room = static_cast<uint64_t>(bootstrap.room),
                                  .host = bootstrap.host,
                                  .port = bootstrap.port,

@@ -3,6 +3,7 @@
 #include "engine/model_host.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/cpu/isa.h"
 #include "model/weight_sizes.h"
@@ -61,7 +62,55 @@ StatusOr<int64_t> FewestPages(Communicator& hosts, int64_t pages) {
   return *std::min_element(all.begin(), all.end());
 }
 
+// Of the model's shape and some of its embeddings, which every format of its weights has as they
+// are.
+StatusOr<std::string> FingerprintOf(const Checkpoint& checkpoint, const ModelConfig& config) {
+  constexpr int64_t kValues = 4096;
+  CAUSEWAY_ASSIGN_OR_RETURN(
+      const StoredTensor embedding,
+      checkpoint.Find("model.embed_tokens.weight", {config.vocab_size, config.hidden_size}));
+  const int64_t total = config.vocab_size * config.hidden_size;
+  std::vector<float> values(static_cast<size_t>(std::min(total, kValues)));
+  CopyToF32(embedding, 0, static_cast<int64_t>(values.size()), values.data());
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  for (const float value : values) {
+    hash = (hash ^ std::bit_cast<uint32_t>(value)) * 0x100000001b3;
+  }
+  return Text(config.model_type, " ", config.num_hidden_layers, " layers of ", config.hidden_size,
+              ", ", config.num_attention_heads, " heads, vocabulary ", config.vocab_size,
+              ", embeddings ", hash);
+}
+
 }  // namespace
+
+StatusOr<std::vector<std::string>> ModelHost::ExchangeTexts(const std::string& mine) {
+  constexpr int64_t kMost = 1 << 20;
+  if (hosts_ == nullptr) return std::vector<std::string>{mine};
+  const auto count = static_cast<size_t>(hosts_->size());
+  const auto size = static_cast<int64_t>(mine.size());
+  CHECK(size <= kMost, size);
+  std::vector<int64_t> sizes(count, size);
+  std::vector<std::string> texts(count);
+  std::vector<Outgoing> to(count, {&size, sizeof(size)});
+  std::vector<Incoming> from;
+  for (int64_t& of_host : sizes) from.push_back({&of_host, sizeof(of_host)});
+  try {
+    hosts_->Exchange({"texts_sizes"}, to, from);
+    for (size_t host = 0; host < count; ++host) {
+      if (sizes[host] < 0 || sizes[host] > kMost) {
+        return InternalError(Text("host ", host, " has a text of ", sizes[host], " bytes"));
+      }
+      texts[host].resize(static_cast<size_t>(sizes[host]));
+      to[host] = {mine.data(), size};
+      from[host] = {texts[host].data(), sizes[host]};
+    }
+    hosts_->Exchange({"texts"}, to, from);
+  } catch (const StepFailed& failure) {
+    return Unavailable(failure.what());
+  }
+  texts[static_cast<size_t>(hosts_->rank())] = mine;
+  return texts;
+}
 
 StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options) {
   const int64_t begin_ns = NowNs();
@@ -124,11 +173,12 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
       CAUSEWAY_RETURN_IF_ERROR(CheckPagesFit(*host->memory_, pages));
     }
   }
+  CAUSEWAY_ASSIGN_OR_RETURN(host->fingerprint_, FingerprintOf(*checkpoint, config));
   const int threads = layout.ranks_per_host() * layout.threads_per_rank;
   CAUSEWAY_ASSIGN_OR_RETURN(
       host->weights_, Weights::Load(std::move(checkpoint), config, options.dtype, share, threads,
                                     options.progress));
-  host->cache_ = std::make_unique<KvCache>(shape, pages);
+  host->cache_ = std::make_unique<KvCache>(shape, pages, options.kv_memory);
   host->rope_ = std::make_unique<RopeTable>(config, host->context_length_);
   host->options_ = options.ranks;
   host->options_.ops = host->ops_;
@@ -141,6 +191,7 @@ StatusOr<std::unique_ptr<ModelHost>> ModelHost::Load(const HostOptions& options)
     }
   }
   host->pages_ = std::make_unique<PagePool>(pages);
+  if (options.before_ranks) CAUSEWAY_RETURN_IF_ERROR(options.before_ranks(*host));
   host->ranks_ =
       std::make_unique<RankGroup>(*host->weights_, *host->cache_, *host->rope_, host->options_);
   host->load_seconds_ = static_cast<double>(NowNs() - begin_ns) * 1e-9;

@@ -1,9 +1,11 @@
 // A checkpoint loaded on this host: weights, KV cache and ranks, ready to run steps.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cache/kv_cache.h"
 #include "cache/page_pool.h"
@@ -16,11 +18,14 @@
 
 namespace causeway {
 
+class ModelHost;
+
 struct HostOptions {
   std::string model_path;
   DType dtype = DType::kBf16;  // the numeric mode, DESIGN section 5
   bool int8_index = false;     // index keys of the cache as int8, else in `dtype`
   bool int8_kv = false;        // latents of the cache as int8, else in `dtype`
+  KvMemory kv_memory = KvMemory::kPrivate;  // kShared: of a prefill server
   std::string isa = "auto";
   int64_t context_length = 0;    // tokens per sequence; 0: as far as the KV cache goes
   int64_t max_total_tokens = 0;  // KV cache of all sequences; 0: by memory, see below
@@ -37,6 +42,9 @@ struct HostOptions {
   int64_t dist_timeout_ms = 60'000;              // of each collective between hosts
   int64_t dist_rendezvous_timeout_ms = 600'000;  // for all hosts to have loaded and met
   LoadProgress progress;                         // may be empty
+  // Called on every host once all have met, before there are ranks: then, and only then,
+  // ExchangeTexts can be called. May be empty.
+  std::function<Status(ModelHost&)> before_ranks;
 };
 
 class ModelHost {
@@ -59,6 +67,12 @@ class ModelHost {
   // Sequences in the cache stay valid, since pages do not depend on the layout.
   void SetLayout(const Layout& layout);
 
+  // What every host says, by host; all must call it, with at most 1 MiB.
+  StatusOr<std::vector<std::string>> ExchangeTexts(const std::string& mine);
+  // The same for checkpoints whose tokens have the same embeddings and whose config.json gives keys
+  // the same shape, also where weights are quantised in other ways.
+  const std::string& fingerprint() const { return fingerprint_; }
+
   // True on all hosts but the first: they only Follow, which returns when host 0 has ended.
   bool follows() const { return options_.host > 0; }
   Status Follow() { return ranks_->Follow(); }
@@ -70,6 +84,7 @@ class ModelHost {
   const OpTable* ops_ = nullptr;
   int64_t context_length_ = 0;
   double load_seconds_ = 0;
+  std::string fingerprint_;
   std::optional<MemoryBudget> memory_;
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<KvCache> cache_;

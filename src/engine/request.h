@@ -72,6 +72,19 @@ struct RequestTiming {
   double decode_seconds = 0.0;
 };
 
+// What a server does of a request: all of it, or one part (--disaggregation-mode).
+enum class ServerRole { kCombined, kPrefill, kDecode };
+
+// The transfer of a request's keys from a prefill to a decode server; times in seconds.
+struct KvTransfer {
+  enum class End { kWell, kBootstrapFailed, kTransferFailed, kCancelled };
+  End end = End::kCancelled;
+  double bootstrap_seconds = 0.0;  // until the other server knew of it
+  double alloc_seconds = 0.0;      // of the decode server: until there were pages
+  double seconds = 0.0;            // from the first keys to the last
+  int64_t bytes = 0;               // of keys, of this host
+};
+
 struct RequestResult {
   Status status;  // not ok: kError or kCancelled, with the message for the client
   FinishReason reason = FinishReason::kStop;
@@ -80,6 +93,7 @@ struct RequestResult {
   int64_t cached_tokens = 0;  // of the prompt: found in the prefix cache, not computed
   int64_t retractions = 0;    // how often it had to give its pages up and wait again
   RequestTiming timing;
+  std::optional<KvTransfer> transfer = {};  // of a prefill or decode server
   // With kStop, the eos or stop token, for which there was no on_token; else token is -1.
   TokenOutput stop_token = {.token = -1, .top = {}};
 };

@@ -51,6 +51,7 @@ struct Sequence {
   bool sending = false;  // has been in a step
   TokenOutput first_token = {.token = -1, .top = {}};  // for the decode server
   bool room_ended = false;                             // its pages are not read any more
+  KvTransfer transfer;  // of who sends or receives
   struct Result {
     FinishReason reason = FinishReason::kError;
     Status status;

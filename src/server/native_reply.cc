@@ -72,6 +72,8 @@ Request NativeReply::EngineRequest(size_t index) {
   out.prompt = index % n == n - 1 ? std::move(prompt.tokens) : prompt.tokens;
   out.sampling = prompt.sampling;
   out.sampling.seed = request_.seeds[index];
+  out.bootstrap = prompt.bootstrap;
+  if (out.bootstrap) out.bootstrap->room = RoomBehind(out.bootstrap->room, index % n);
   return out;
 }
 

@@ -36,6 +36,7 @@ class Parser {
     ReadPrompts();
     if (error_.ok()) ReadSampling();
     ReadLogprobs();
+    ReadRooms();
     RefuseUnsupported();
     fields_.Finish();
     if (error_.ok()) CheckCount();
@@ -48,6 +49,13 @@ class Parser {
   // "input_ids[3]" where there is a list, else "input_ids".
   std::string Where(std::string_view field, size_t prompt) const {
     return out_.list ? Text(field, "[", prompt, "]") : std::string(field);
+  }
+
+  void ReadRooms() {
+    const int64_t n = out_.prompts.empty() ? 1 : out_.prompts.front().n;
+    const std::vector<Bootstrap> rooms =
+        ReadBootstrap(fields_, model_.role, out_.prompts.size(), n);
+    for (size_t i = 0; i < rooms.size(); ++i) out_.prompts[i].bootstrap = rooms[i];
   }
 
   void ReadPrompts() {
@@ -253,9 +261,6 @@ class Parser {
                              "custom_logit_processor",
                              "lora_id",
                              "positional_embed_overrides",
-                             "bootstrap_host",
-                             "bootstrap_port",
-                             "bootstrap_room",
                              "bootstrap_pair_key",
                              "decode_tp_size",
                              "routed_dp_rank",

@@ -28,6 +28,7 @@ struct NativePrompt {
   bool prefill_only = false;
   int64_t n = 1;  // the same for all prompts
   std::optional<uint64_t> seed;
+  std::optional<Bootstrap> bootstrap;  // of its first answer (ReadBootstrap)
 };
 
 struct NativeRequest {

@@ -258,7 +258,7 @@ TEST(NativeRequestTest, WhatIsWrongIsNamed) {
        "one for each prompt"},
       {R"({"text": "a", "lora_path": "x"})", "lora_path", "not supported"},
       {R"({"text": "a", "image_data": "x"})", "image_data", "not supported"},
-      {R"({"text": "a", "bootstrap_room": 3})", "bootstrap_room", "not supported"},
+      {R"({"text": "a", "bootstrap_room": 3})", "bootstrap_room", "--disaggregation-mode"},
       {R"({"text": "a", "prompt": "b"})", "prompt", "unknown"},
       {R"({"text": "a", "rid": 3})", "rid", "a string"},
       {R"({"text": "a", "rid": ""})", "rid", "1 to 512"},

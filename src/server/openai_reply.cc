@@ -50,6 +50,10 @@ Request OpenAiReply::EngineRequest(size_t index) {
   out.prompt = index % n == n - 1 ? std::move(prompt) : prompt;
   out.sampling = request_.sampling;
   out.sampling.seed = request_.seeds[index];
+  if (!request_.bootstrap.empty()) {
+    out.bootstrap = request_.bootstrap[index / n];
+    out.bootstrap->room = RoomBehind(out.bootstrap->room, index % n);
+  }
   return out;
 }
 

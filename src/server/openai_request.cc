@@ -42,6 +42,7 @@ class Parser {
       ReadCompletion();
     }
     ReadConstrained();
+    out_.bootstrap = ReadBootstrap(fields_, model_.role, out_.prompts.size(), out_.n);
     // After the known fields, so that these calls name the rest of what OpenAI's clients may send;
     // then Finish() refuses what is left.
     RefuseUnsupported();

@@ -29,6 +29,7 @@ struct OpenAiRequest {
   std::vector<bool> hidden_bos;               // per prompt: its first token is not in that text
   SamplingParams sampling;                    // logprobs >= 0 also for a bare "logprobs": true
   std::vector<uint64_t> seeds;                // [prompt * n + i]
+  std::vector<Bootstrap> bootstrap;           // per prompt, of its first answer; may be empty
   std::vector<std::string> stop;
   std::vector<StopRegex> stop_regex;
   // max_tokens 0, of completions: the engine makes one token, since a prompt can't end without,

@@ -2,6 +2,7 @@
 
 #include <sys/random.h>
 
+#include <cstdint>
 #include <memory>
 #include <random>
 
@@ -83,6 +84,74 @@ std::vector<int32_t> ReadStopTokens(FieldReader& fields, std::string_view field,
     return {};
   }
   return ReadTokens(fields, field, *ids, path, vocab_size);
+}
+
+int64_t RoomBehind(int64_t room, uint64_t count) {
+  return static_cast<int64_t>((static_cast<uint64_t>(room) + count) & uint64_t{INT64_MAX});
+}
+
+std::vector<Bootstrap> ReadBootstrap(FieldReader& fields, ServerRole role, size_t prompts,
+                                     int64_t n) {
+  const auto each = [&](const char* name, const auto& read) {
+    const Json* value = fields.Any(name);
+    if (value == nullptr) return false;
+    if (value->is_array() && value->size() != prompts) {
+      fields.Fail(name, Text(name, " has ", value->size(), " values; the request has ", prompts,
+                             " prompts"));
+      return false;
+    }
+    for (size_t i = 0; i < prompts; ++i) read(i, value->is_array() ? (*value)[i] : *value);
+    return true;
+  };
+  constexpr int kDefaultPort = 8998;
+  std::vector<Bootstrap> out(prompts, Bootstrap{"", kDefaultPort, 0});
+  const bool hosts = each("bootstrap_host", [&](size_t i, const Json& value) {
+    if (value.is_string() && !value.get_ref<const std::string&>().empty()) {
+      out[i].host = value.get<std::string>();
+    } else {
+      fields.Fail("bootstrap_host", Text("bootstrap_host is ", DescribeJson(value),
+                                         "; expected the prefill server's host"));
+    }
+  });
+  each("bootstrap_port", [&](size_t i, const Json& value) {
+    if (value.is_null()) return;
+    if (value.is_number_integer() && value.get<int64_t>() >= 1 && value.get<int64_t>() <= 65535) {
+      out[i].port = value.get<int>();
+    } else {
+      fields.Fail("bootstrap_port",
+                  Text("bootstrap_port is ", DescribeJson(value), "; expected 1 to 65535"));
+    }
+  });
+  const Json* const room = fields.Any("bootstrap_room");
+  const bool one_room = room != nullptr && !room->is_array();
+  const bool rooms = each("bootstrap_room", [&](size_t i, const Json& value) {
+    if (value.is_number_integer() && !(value.is_number_unsigned() &&
+                                       value.get<uint64_t>() > INT64_MAX) &&
+        value.get<int64_t>() >= 0) {
+      const uint64_t behind = one_room ? i * static_cast<uint64_t>(n) : 0;
+      out[i].room = RoomBehind(value.get<int64_t>(), behind);
+    } else {
+      fields.Fail("bootstrap_room",
+                  Text("bootstrap_room is ", DescribeJson(value), "; expected an integer from 0 to ",
+                       INT64_MAX));
+    }
+  });
+  if (role == ServerRole::kCombined) {
+    for (const char* name : {"bootstrap_room", "bootstrap_host", "bootstrap_port"}) {
+      const Json* value = fields.Any(name);
+      if (value == nullptr) continue;
+      fields.Fail(name, Text(name, ": this server does all of a request itself; only one with "
+                             "--disaggregation-mode prefill or decode takes it"));
+    }
+    return {};
+  }
+  if (!rooms) {
+    fields.Fail("bootstrap_room", "bootstrap_room is missing: this server does only a part of each "
+                                  "request; send it to the router");
+  } else if (role == ServerRole::kDecode && !hosts) {
+    fields.Fail("bootstrap_host", "bootstrap_host is missing: where the prompt's keys come from");
+  }
+  return out;
 }
 
 std::vector<int32_t> EncodePrompt(const ServedModel& model, const std::string& text) {

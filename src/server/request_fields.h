@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/request.h"
 #include "server/field_reader.h"
 #include "server/reasoning_parser.h"
 #include "server/tool_call_parser.h"
@@ -32,6 +33,7 @@ struct ServedModel {
   ToolCallFormat tool_call_format = ToolCallFormatOf(chat_format);
   ReasoningFormat reasoning_format = ReasoningFormat::kDeepSeekV3;
   GrammarStore* grammars = nullptr;  // of constrained answers; null: there are none
+  ServerRole role = ServerRole::kCombined;
   int64_t stream_interval = 1;       // tokens from one event of a stream to the next
   // Seeds of requests without one; called on the thread that parses requests.
   std::function<uint64_t()> next_seed = &RandomSeed;
@@ -54,6 +56,17 @@ std::vector<std::string> ReadStopStrings(FieldReader& fields, std::string_view f
 
 std::vector<int32_t> ReadStopTokens(FieldReader& fields, std::string_view field,
                                     int64_t vocab_size);
+
+// The room `count` behind one; after the last comes room 0.
+int64_t RoomBehind(int64_t room, uint64_t count);
+
+// "bootstrap_host", "bootstrap_port" and "bootstrap_room", by which a prefill and a decode server
+// know a request of both: lists with a value for each prompt, or one value for all, of which answer
+// i takes the room plus i, as with SGLang. By prompt: the first of its `n` answers has this room, the
+// others those behind it. Empty if there is no room: a server of either role needs one, others
+// refuse it.
+std::vector<Bootstrap> ReadBootstrap(FieldReader& fields, ServerRole role, size_t prompts,
+                                     int64_t n);
 
 // A text prompt's ids, with the BOS token in front.
 std::vector<int32_t> EncodePrompt(const ServedModel& model, const std::string& text);

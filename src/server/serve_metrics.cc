@@ -52,7 +52,9 @@ MetricLabels ModelLabels(const ServeMetrics::Server& server) {
 // SGLang has these of each scheduler; here one schedules for all ranks.
 MetricLabels EngineLabels(const ServeMetrics::Server& server) {
   return {{"model_name", server.model_name},
-          {"engine_type", "unified"},
+          {"engine_type", server.role == ServerRole::kPrefill  ? "prefill"
+                          : server.role == ServerRole::kDecode ? "decode"
+                                                               : "unified"},
           {"tp_rank", "0"},
           {"pp_rank", "0"},
           {"moe_ep_rank", "0"}};
@@ -146,6 +148,9 @@ ServeMetrics::ServeMetrics(const Server& server)
            server.page_size > 0 ? server.max_total_tokens / server.page_size : 0);
   constant("sglang:context_len", "Tokens of prompt and answer together, at most.",
            server.context_length);
+  if (server.role != ServerRole::kCombined) {
+    transfers_.emplace(registry_, EngineLabels(server), server.role);
+  }
 }
 
 ServeMetrics::ByStream<Counter> ServeMetrics::StreamCounter(const std::string& name,
@@ -200,6 +205,7 @@ void ServeMetrics::OnResult(const RequestResult& result) {
   retracted_.Add(static_cast<double>(result.retractions));
   queue_time_.Observe(timing.queue_seconds);
   if (timing.prefill_seconds > 0) prefill_time_.Observe(timing.prefill_seconds);
+  if (transfers_ && result.transfer) transfers_->OnEnd(*result.transfer);
 }
 
 std::vector<HttpRoute> ServeMetrics::Count(std::vector<HttpRoute> routes) {
@@ -246,6 +252,7 @@ std::string ServeMetrics::Render(const EngineLoad& load, Clock::time_point now) 
                                              : 0.0);
   CountRanks(load);
   throughput_.Set(rate_.PerSecond(now));
+  if (transfers_) transfers_->Set(load.rooms);
   return registry_.Render();
 }
 

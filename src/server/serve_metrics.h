@@ -4,12 +4,14 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/metrics.h"
 #include "engine/request.h"
 #include "net/http_server.h"
+#include "server/transfer_metrics.h"
 
 namespace causeway {
 
@@ -39,6 +41,7 @@ class ServeMetrics {
     int64_t max_total_tokens = 0;
     int64_t context_length = 0;
     int64_t page_size = 0;
+    ServerRole role = ServerRole::kCombined;
   };
   explicit ServeMetrics(const Server& server);
 
@@ -110,6 +113,7 @@ class ServeMetrics {
   Gauge& used_tokens_;
   Gauge& available_tokens_;
   Gauge& throughput_;
+  std::optional<TransferMetrics> transfers_;  // of a prefill or a decode server
   // Of each rank of this host.
   struct RankCounters {
     Counter& compute;

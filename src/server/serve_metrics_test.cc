@@ -86,6 +86,42 @@ TEST(ServeMetricsTest, TheEnginesLoadIsShownAsItIs) {
   EXPECT_EQ(Value(text, "sglang:context_len" + kEngine), "300.0");
 }
 
+TEST(ServeMetricsTest, AServerWithATransferSaysWhatBecomesOfIt) {
+  ServeMetrics::Server server = Server();
+  server.role = ServerRole::kDecode;
+  ServeMetrics metrics(server);
+  RequestResult result;
+  result.transfer = KvTransfer{.end = KvTransfer::End::kWell,
+                               .bootstrap_seconds = 0.004,
+                               .alloc_seconds = 0.02,
+                               .seconds = 0.5,
+                               .bytes = 3'000'000'000};
+  metrics.OnResult(result);
+  result.transfer->end = KvTransfer::End::kTransferFailed;
+  metrics.OnResult(result);
+  result.transfer->end = KvTransfer::End::kBootstrapFailed;
+  metrics.OnResult(result);
+  metrics.OnResult(result);
+  result.transfer->end = KvTransfer::End::kCancelled;
+  metrics.OnResult(result);
+  const EngineLoad load = {
+      .rooms = {.bootstrapping = 1, .sending = 2, .allocating = 3, .receiving = 4}};
+  const std::string text = metrics.Render(load, kStart);
+  const std::string labels =
+      "{model_name=\"m\",engine_type=\"decode\",tp_rank=\"0\",pp_rank=\"0\",moe_ep_rank=\"0\"}";
+  EXPECT_EQ(Value(text, "sglang:num_transfer_failed_reqs_total" + labels), "1.0");
+  EXPECT_EQ(Value(text, "sglang:num_bootstrap_failed_reqs_total" + labels), "2.0");
+  EXPECT_EQ(Value(text, "sglang:num_prefill_bootstrap_queue_reqs" + labels), "1.0");
+  EXPECT_EQ(Value(text, "sglang:num_prefill_inflight_queue_reqs" + labels), "2.0");
+  EXPECT_EQ(Value(text, "sglang:num_decode_prealloc_queue_reqs" + labels), "3.0");
+  EXPECT_EQ(Value(text, "sglang:num_decode_transfer_queue_reqs" + labels), "4.0");
+  EXPECT_EQ(Value(text, "sglang:kv_transfer_speed_gb_s_sum" + labels), "6.0");
+  EXPECT_EQ(Value(text, "sglang:kv_transfer_latency_ms_sum" + labels), "500.0");
+  EXPECT_EQ(Value(text, "sglang:kv_transfer_alloc_ms_sum" + labels), "20.0");
+  EXPECT_EQ(Value(text, "sglang:kv_transfer_bootstrap_ms_sum" + labels), "4.0");
+  EXPECT_EQ(Value(text, "sglang:kv_transfer_total_mb_sum" + labels), "3000.0");
+}
+
 TEST(ServeMetricsTest, ResultsOfTheEngineAreObserved) {
   ServeMetrics metrics(Server());
   RequestResult result;
