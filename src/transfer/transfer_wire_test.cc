@@ -67,8 +67,6 @@ class RawPeer {
     CHECK(frame && frame->type == Message::kType, frame ? NameOf(frame->type) : "the end");
     return *Decode<Message>(frame->body);
   }
-  const Socket& socket() const { return socket_; }
-
  private:
   Socket socket_;
 };
@@ -345,8 +343,6 @@ TEST(TransferWire, ACancelledRoomsPagesAreNotReadAnyMoreNotEvenForTheRestOfARun)
   PrefillServer prefill(options);
   constexpr int64_t kMany = 512 * 64;
   RawPeer peer = RawPeer::ConnectedTo(prefill.port());
-  const int small = 4096;
-  setsockopt(peer.socket().fd(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
   const RoomKey key{5, 1};
   ASSERT_TRUE(peer.Send(Encode(HelloOf(TransferRole::kDecode)) +
                         Encode(OpenMessage{key, kMany, 0, 0, false})));
