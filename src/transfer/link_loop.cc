@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kConnectTryMs = 500;  // after which Stop is noticed
 constexpr int64_t kLongestWaitMs = 3'600'000;
+constexpr int64_t kAcceptPauseMs = 100;
 constexpr int kFramesOfTurn = 8;
 constexpr size_t kMostLinks = 4096;
 
@@ -125,7 +126,11 @@ Link* LinkLoop::Find(uint64_t id) {
 void LinkLoop::Accept() {
   for (;;) {
     Socket socket(accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (socket.fd() < 0) return;
+    if (socket.fd() < 0) {
+      // Out of descriptors or memory: who waits to be accepted would keep poll awake.
+      if (errno != EAGAIN && errno != EINTR) accept_from_ = Deadline::AfterMs(kAcceptPauseMs);
+      return;
+    }
     if (links_.size() < kMostLinks) Add(std::move(socket));
   }
 }
@@ -158,9 +163,11 @@ void LinkLoop::Run() {
   Deadline next_tick = Deadline::AfterMs(0);
   bool more = false;
   while (!stop_) {
-    polled = {{wake_.fd(), POLLIN, 0}, {listener_.fd(), POLLIN, 0}};
+    const bool accepting = accept_from_.Passed();
+    polled = {{wake_.fd(), POLLIN, 0}, {accepting ? listener_.fd() : -1, POLLIN, 0}};
     of.clear();
     int64_t wait_ms = std::min(next_tick.RemainingMs(), kLongestWaitMs);
+    if (!accepting) wait_ms = std::min(wait_ms, kAcceptPauseMs);
     {
       const std::lock_guard lock(mutex_);
       for (Link& link : links_) {

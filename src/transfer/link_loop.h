@@ -74,6 +74,8 @@ class LinkLoop {
   std::list<Connecting> connecting_;
   bool tick_now_ = true;
 
+  Deadline accept_from_ = Deadline::AfterMs(0);  // the thread's own
+
   std::thread thread_;
 };
 

@@ -229,6 +229,10 @@ class KvSender::Work : public LinkOwner {
         (options_.host != 0 || hello.server != options_.server || hello.host == 0)) {
       return InvalidArgument("a host of another server wants to report here");
     }
+    if (hello.role == TransferRole::kDecode && options_.host == 0 && options_.layout.hosts > 1 &&
+        addresses_.empty()) {
+      return Unavailable("this prefill server is still starting: its hosts have yet to meet");
+    }
     peers_[link.id()] = {hello, {}};
     link.set_ready();
     link.Send(Hello(TransferRole::kPrefill));

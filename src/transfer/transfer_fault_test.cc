@@ -1,5 +1,8 @@
 // Peers that are lost, late, stopped, restarted, or speak nonsense; and the fences.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "transfer/simulated_servers.h"
 
@@ -236,6 +239,117 @@ TEST(TransferFaults, ARestartedPrefillServerFailsItsOldRoomsAtOnceAndServesNewOn
   ASSERT_TRUE(end);
   EXPECT_EQ(end->kind, ReceiverEvent::Kind::kCompleted) << end->status.message();
   ExpectGood(*prefill, decode, 5, "after");
+}
+
+// ---- Processes
+
+// A prefill server in a process of its own. It computes room 1 slowly, then others at once, as
+// long as it is asked for them.
+class PrefillProcess {
+ public:
+  explicit PrefillProcess(const SimulatedOptions& options) {
+    int to_parent[2];
+    CHECK(pipe(to_parent) == 0, errno);
+    CHECK(pipe(to_child_) == 0, errno);
+    pid_ = fork();
+    CHECK(pid_ >= 0, errno);
+    if (pid_ == 0) {
+      Serve(options, to_parent[1], to_child_[0]);
+      _exit(0);
+    }
+    CHECK(read(to_parent[0], &port_, sizeof port_) == sizeof port_, errno);
+    close(to_parent[0]);
+    close(to_parent[1]);
+  }
+  ~PrefillProcess() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    close(to_child_[0]);
+    close(to_child_[1]);
+  }
+  int port() const { return port_; }
+  void Signal(int signal) const { kill(pid_, signal); }
+  void Compute(uint64_t room) const { CHECK(write(to_child_[1], &room, 8) == 8, errno); }
+
+ private:
+  static void Serve(const SimulatedOptions& options, int out, int in) {
+    PrefillServer prefill(options);
+    const int port = prefill.port();
+    CHECK(write(out, &port, sizeof port) == sizeof port, errno);
+    uint64_t room = 0;
+    while (read(in, &room, 8) == 8) {
+      const Keys keys(kShape, kTokens, room);
+      prefill.Expect(room, kTokens);
+      if (!prefill.WaitOpened(room)) continue;
+      prefill.sender().Begin(room, kPrefillPages);
+      for (int64_t layer = 0; layer < kShape.layers; ++layer) {
+        for (int64_t t = 0; t < kTokens; t += 8) {
+          const Range run = {t, t + 8};
+          keys.Store(prefill.cache(), kPrefillPages, layer, run);
+          prefill.sender().PagesWritten(room, layer, {&run, 1});
+          if (room == 1) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        }
+      }
+      prefill.sender().Finish(room, "");
+    }
+  }
+
+  int to_child_[2];
+  pid_t pid_;
+  int port_ = 0;
+};
+
+TEST(TransferFaults, AStoppedPrefillProcessThatGoesOnLaterHarmsNothing) {
+  for (const TransferBackend backend : {TransferBackend::kTcp, TransferBackend::kSharedMemory}) {
+    SimulatedOptions options = QuickServer();
+    options.transfer.backend = backend;
+    options.transfer.bootstrap_timeout_ms = options.transfer.waiting_timeout_ms = 5'000;
+    options.transfer.link.hello_ms = 5'000;
+    const PrefillProcess prefill(options);
+    DecodeServer decode(options);
+    decode.Open(OpenOf(1, prefill.port()));
+    prefill.Compute(1);
+    ASSERT_TRUE(decode.events().Wait(
+        [](const ReceiverEvent& e) { return e.kind == ReceiverEvent::Kind::kProgress; }));
+    prefill.Signal(SIGSTOP);
+    const auto lost = decode.WaitEnd(1, 5'000);
+    ASSERT_TRUE(lost);
+    EXPECT_EQ(lost->kind, ReceiverEvent::Kind::kFailed);
+    EXPECT_NE(lost->status.message().find("has been silent"), std::string::npos)
+        << lost->status.message();
+    const Keys others(kShape, kTokens, 99);
+    for (int64_t layer = 0; layer < kShape.layers; ++layer) {
+      others.Store(decode.cache(), kDecodePages, layer, {0, kTokens});
+    }
+    prefill.Signal(SIGCONT);
+    // Room 1 goes on being computed there, and then room 2, which goes to other pages here.
+    prefill.Compute(2);
+    const std::vector<int32_t> pages = {1, 3, 5, 7};
+    decode.Open({2, "127.0.0.1", prefill.port(), 0, kTokens, 0, pages});
+    const auto end = decode.WaitEnd(2, 10'000);
+    ASSERT_TRUE(end);
+    ASSERT_EQ(end->kind, ReceiverEvent::Kind::kCompleted) << end->status.message();
+    EXPECT_EQ(Keys(kShape, kTokens, 2).Differences(decode.cache(), pages, {0, kTokens}), 0);
+    EXPECT_EQ(others.Differences(decode.cache(), kDecodePages, {0, kTokens}), 0);
+  }
+}
+
+TEST(TransferFaults, AKilledPrefillProcessIsNoticedAtOnce) {
+  SimulatedOptions options = QuickServer();
+  options.transfer.link.heartbeat_ms = 5'000;
+  options.transfer.waiting_timeout_ms = 20'000;
+  const PrefillProcess prefill(options);
+  DecodeServer decode(options);
+  decode.Open(OpenOf(1, prefill.port()));
+  prefill.Compute(1);
+  ASSERT_TRUE(decode.events().Wait(
+      [](const ReceiverEvent& e) { return e.kind == ReceiverEvent::Kind::kProgress; }));
+  const auto begin = std::chrono::steady_clock::now();
+  prefill.Signal(SIGKILL);
+  const auto lost = decode.WaitEnd(1, 5'000);
+  ASSERT_TRUE(lost);
+  EXPECT_EQ(lost->status.code(), StatusCode::kUnavailable) << lost->status.message();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
 }
 
 // ---- Fences

@@ -67,6 +67,7 @@ class RawPeer {
     CHECK(frame && frame->type == Message::kType, frame ? NameOf(frame->type) : "the end");
     return *Decode<Message>(frame->body);
   }
+
  private:
   Socket socket_;
 };
