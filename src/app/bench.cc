@@ -8,6 +8,7 @@
 #include "app/bench_input.h"
 #include "app/bench_kernels.h"
 #include "app/bench_serving.h"
+#include "app/bench_transfer.h"
 #include "app/command.h"
 #include "app/expert_load.h"
 #include "app/flags.h"
@@ -283,6 +284,7 @@ void AddBench(CLI::App& app, Run& run) {
   AddBenchGrammar(*bench, run);
   AddBenchKernels(*bench, run);
   AddBenchServing(*bench, run);
+  AddBenchTransfer(*bench, run);
 }
 
 }  // namespace causeway

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "base/status.h"
+
 namespace causeway {
 
 // Bytes aligned to 64 (to 2 MiB, with a hint for huge pages, from 4 MiB on) and set to zero.
@@ -18,18 +20,30 @@ class Buffer {
   static Buffer Untouched(int64_t bytes);
   // As Buffer(bytes), on all NUMA nodes in turn (from 4 MiB on): for what all ranks of a host read.
   static Buffer Spread(int64_t bytes);
+  // As Spread, in memory that other processes can map (ReadOnly) for as long as this object lives.
+  static Buffer Shared(int64_t bytes);
+  // The first `bytes` bytes of the memory behind another process' shared_fd(), to be read only.
+  // `fd` may be closed afterwards. kInvalidArgument where it is no such memory, or could shrink.
+  static StatusOr<Buffer> ReadOnly(int fd, int64_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)),
+        mapped_bytes_(std::exchange(other.mapped_bytes_, 0)),
+        shared_fd_(std::exchange(other.shared_fd_, -1)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(mapped_bytes_, other.mapped_bytes_);
+    std::swap(shared_fd_, other.shared_fd_);
     return *this;
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
   int64_t bytes() const { return bytes_; }
+  // The descriptor of Shared memory; -1: of this process alone, or empty.
+  int shared_fd() const { return shared_fd_; }
   void* data() const { return data_; }
   template <typename T>
   T* as() const {
@@ -42,6 +56,8 @@ class Buffer {
 
   void* data_ = nullptr;
   int64_t bytes_ = 0;
+  int64_t mapped_bytes_ = 0;  // of mmap; 0: from the heap
+  int shared_fd_ = -1;
 };
 
 }  // namespace causeway

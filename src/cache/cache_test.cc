@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <set>
+#include <vector>
 
 #include "base/bf16.h"
 #include "cache/kv_cache.h"
@@ -94,6 +95,53 @@ TEST(KvCache, KeepsInt8LatentsAsRowsWithTheirTwoScalesBehindThem) {
   char back[584] = {};
   cache.LoadLatent(1, 2, 63, back);
   EXPECT_EQ(std::memcmp(back, row, 584), 0);
+}
+
+TEST(KvCache, StoresAndLoadsIndexKeysOfManySlotsAsOneByOne) {
+  for (const bool int8 : {false, true}) {
+    const KvShape shape{
+        .layers = 1, .latent_dim = 2, .index_dim = 8, .type = DType::kBf16, .int8_index = int8};
+    const KvCache one(shape, 2);
+    const KvCache many(shape, 2);
+    const int64_t bytes = shape.index_bytes();
+    std::vector<char> rows(static_cast<size_t>(17 * bytes));
+    for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<char>(i * 37 + 5);
+    for (int64_t i = 0; i < 17; ++i) one.StoreIndexKey(0, 1, 40 + i, rows.data() + i * bytes);
+    many.StoreIndexKeys(0, 1, 40, 57, rows.data());
+    EXPECT_EQ(
+        std::memcmp(one.IndexPage(0, 1), many.IndexPage(0, 1), static_cast<size_t>(kPage * bytes)),
+        0);
+    std::vector<char> back(rows.size());
+    many.LoadIndexKeys(0, 1, 40, 57, back.data());
+    EXPECT_EQ(back, rows);
+  }
+}
+
+TEST(KvCache, InSharedMemoryIsSeenThroughItsDescriptorsAndOnlyThere) {
+  const KvShape shape{.layers = 2, .latent_dim = 576, .index_dim = 128, .type = DType::kBf16};
+  const KvCache cache(shape, 70, KvMemory::kShared);  // more than a huge page
+  std::vector<char> row(static_cast<size_t>(shape.latent_bytes()), 0);
+  std::vector<char> back = row;
+  cache.LoadLatent(1, 69, 63, back.data());
+  EXPECT_EQ(back, row) << "zeroed";
+  for (size_t i = 0; i < row.size(); ++i) row[i] = static_cast<char>(i);
+  cache.StoreLatent(1, 69, 63, row.data());
+  cache.StoreIndexKey(1, 69, 63, row.data());
+  const auto other = KvCache::OpenShared(shape, 70, cache.latents_fd(), cache.index_keys_fd());
+  ASSERT_TRUE(other.ok()) << other.status().message();
+  (*other)->LoadLatent(1, 69, 63, back.data());
+  EXPECT_EQ(back, row);
+  std::vector<char> key(static_cast<size_t>(shape.index_bytes()));
+  (*other)->LoadIndexKey(1, 69, 63, key.data());
+  EXPECT_TRUE(std::equal(key.begin(), key.end(), row.begin()));
+  cache.StoreLatent(0, 0, 0, row.data());  // later writes too: it is the same memory
+  (*other)->LoadLatent(0, 0, 0, back.data());
+  EXPECT_EQ(back, row);
+
+  EXPECT_FALSE(KvCache::OpenShared(shape, 200, cache.latents_fd(), cache.index_keys_fd()).ok());
+  EXPECT_FALSE(KvCache::OpenShared(shape, 1, 0, 0).ok()) << "no memory at all";
+  const KvCache alone(shape, 2);
+  EXPECT_EQ(alone.latents_fd(), -1);
 }
 
 }  // namespace

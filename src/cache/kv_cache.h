@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "base/buffer.h"
+#include "base/status.h"
 #include "base/view.h"
 
 namespace causeway {
@@ -27,7 +29,11 @@ struct KvShape {
     return index_dim * SizeOf(index_type()) + (int8_index && index_dim > 0 ? 4 : 0);
   }
   int64_t BytesPerToken() const { return layers * (latent_bytes() + index_bytes()); }
+  bool operator==(const KvShape&) const = default;
 };
+
+// Whether other processes of this host can read the memory of a cache.
+enum class KvMemory { kPrivate, kShared };
 
 // Pages of 64 tokens. In a page of a layer, latents are rows [64, latent_dim], in int8 with their
 // scales behind each (DequantizeArgs, kernels/op_table.h); index keys are packed as the operand of
@@ -39,11 +45,18 @@ struct KvShape {
 class KvCache {
  public:
   // Takes and zeroes the memory of all layers' pages now; throws StartError if it can't be had.
-  KvCache(const KvShape& shape, int64_t pages);
+  KvCache(const KvShape& shape, int64_t pages, KvMemory memory = KvMemory::kPrivate);
+  // Another process' kShared cache, through its descriptors; to be read only. An error where they
+  // are no such memory.
+  static StatusOr<std::unique_ptr<KvCache>> OpenShared(const KvShape& shape, int64_t pages,
+                                                       int latents_fd, int index_keys_fd);
 
   const KvShape& shape() const { return shape_; }
   int64_t pages() const { return pages_; }
   int64_t bytes() const { return latents_.bytes() + index_keys_.bytes(); }
+  // The descriptors of a kShared cache's memory, else -1.
+  int latents_fd() const { return latents_.shared_fd(); }
+  int index_keys_fd() const { return index_keys_.shared_fd(); }  // -1 without index keys
 
   void* LatentPage(int64_t layer, int32_t page) const;  // [64] of latent_bytes()
   void* IndexPage(int64_t layer, int32_t page) const;   // packed [64, index_dim]
@@ -54,8 +67,13 @@ class KvCache {
   // Their opposites.
   void LoadLatent(int64_t layer, int32_t page, int64_t slot, void* values) const;
   void LoadIndexKey(int64_t layer, int32_t page, int64_t slot, void* values) const;
+  // The same of slots [begin, end) at once, as rows [end - begin] of index_bytes(); quicker.
+  void StoreIndexKeys(int64_t layer, int32_t page, int64_t begin, int64_t end,
+                      const void* rows) const;
+  void LoadIndexKeys(int64_t layer, int32_t page, int64_t begin, int64_t end, void* rows) const;
 
  private:
+  KvCache(const KvShape& shape, int64_t pages, Buffer latents, Buffer index_keys);
   // What turns a word of signed int8 values to the unsigned ones that a page holds, and back.
   uint32_t OffsetOf(int64_t word) const;
 

@@ -1,0 +1,734 @@
+#include "transfer/receiver.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+#include <unordered_map>
+
+#include "kernels/op_table.h"
+#include "transfer/link_loop.h"
+#include "transfer/received_tokens.h"
+#include "transfer/reporter.h"
+#include "transfer/shared_cache.h"
+
+namespace causeway {
+namespace {
+
+constexpr int kProgressEvents = 16;
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+using Clock = Deadline::Clock;
+
+}  // namespace
+
+// What the transfer thread owns; see LinkLoop for the lock.
+class KvReceiver::Work : public LinkOwner {
+ public:
+  Work(const TransferOptions& options, const KvCache& cache, RowConversions conversions,
+       std::function<void(const ReceiverEvent&)> on_event, Socket listener)
+      : options_(options),
+        cache_(cache),
+        conversions_(std::move(conversions)),
+        on_event_(std::move(on_event)),
+        port_(listener.fd() >= 0 ? PortOf(listener) : 0),
+        loop_(*this, options.link, std::move(listener)),
+        reporter_(loop_, Hello(TransferRole::kFollower)) {
+    loop_.Start();
+  }
+  ~Work() override { loop_.Stop(); }
+
+  int port() const { return port_; }
+  LinkLoop& loop() { return loop_; }
+  const TransferCounters& counters() const { return counters_; }
+  void SetReportAddress(std::string address) { reporter_.SetAddress(std::move(address)); }
+
+  void Open(RoomOpen open) {
+    const uint64_t id = open.room;
+    const auto fail = [&](const std::string& why) {
+      Tell({.room = id, .status = InvalidArgument(Text("room ", id, ": ", why))});
+    };
+    if (open.dp < 0 || open.dp >= options_.layout.dp) return fail(Text("no group ", open.dp));
+    if (open.prompt_tokens < 1 || open.skip < 0 || open.skip > open.prompt_tokens ||
+        static_cast<int64_t>(open.pages.size()) * kPage < open.prompt_tokens) {
+      return fail(Text(open.pages.size(), " pages for ", open.prompt_tokens, " tokens, ", open.skip,
+                       " of them there"));
+    }
+    for (const int32_t page : open.pages) {
+      if (page < 0 || page >= cache_.pages()) return fail(Text("no page ", page));
+    }
+    const std::vector<int> hosts = HostsOfRoom(options_.layout, open.dp);
+    if (std::find(hosts.begin(), hosts.end(), options_.host) == hosts.end()) return;
+    const auto [found, is_new] = rooms_.try_emplace(id);
+    if (!is_new) return fail("it is open already");
+    Room& room = found->second;
+    // Host 0 takes part in every room, for its end, and has keys only if it has ranks of the group.
+    const std::vector<int> group = HostsOfGroup(options_.layout, open.dp);
+    const bool wants = std::find(group.begin(), group.end(), options_.host) != group.end();
+    if (!wants) open.skip = open.prompt_tokens;
+    room.ticket = next_ticket_++;
+    room.server = open.host.find(':') == std::string::npos ? Text(open.host, ":", open.port)
+                                                           : Text("[", open.host, "]:", open.port);
+    room.tokens = ReceivedTokens(cache_.shape().layers, {open.skip, open.prompt_tokens});
+    room.open = std::move(open);
+    room.until = Deadline::AfterMs(options_.bootstrap_timeout_ms);
+    room.parts[0] = {};
+    Advance(id, room, 0);
+  }
+
+  // Ends a room that is still open. `tell_prefill`: it does not know yet.
+  void Fail(uint64_t id, const Status& why,
+            ReceiverEvent::Kind kind = ReceiverEvent::Kind::kFailed) {
+    const auto found = rooms_.find(id);
+    if (found == rooms_.end()) return;
+    const Room& room = found->second;
+    for (const auto& [host, part] : room.parts) {
+      Link* const link = loop_.Find(part.link);
+      if (link == nullptr) continue;
+      link->DropRun(KeyOf(id, room));
+      if (part.stage != Stage::kReleased && part.stage != Stage::kRefused) {
+        link->Send(CancelMessage{KeyOf(id, room), why.code(), why.message()});
+      }
+    }
+    ++counters_.rooms_failed;
+    if (!room.accepted) ++counters_.bootstrap_failures;
+    if (options_.host > 0) reporter_.Report({id, 0, why.code(), why.message()});
+    Tell({.kind = kind, .room = id, .status = why});
+    rooms_.erase(found);
+  }
+
+ private:
+  // Of a room on one prefill host.
+  enum class Stage { kWaiting, kOpening, kAccepted, kDone, kAcked, kReleased, kRefused };
+  struct Part {
+    Stage stage = Stage::kWaiting;
+    uint64_t link = 0;
+    int64_t token_layers = 0;  // received from this host
+  };
+  struct Room {
+    RoomOpen open;
+    uint64_t ticket = 0;
+    std::string server;  // the address of its host 0
+    Deadline until = Deadline::AfterMs(0);
+    bool accepted = false;
+    std::map<int, Part> parts;  // by prefill host
+    ReceivedTokens tokens;
+    int progress = 0;  // events told
+    std::string metadata;
+    bool local_end = false;  // all released
+    std::set<int> reported;
+    std::optional<Clock::time_point> first_run;
+    int64_t bytes = 0;
+  };
+  // A connection to one prefill host.
+  struct PrefillHost {
+    uint64_t link = 0;  // 0: none yet
+    bool connecting = false;
+    HelloMessage hello;
+    std::unique_ptr<KvCache> memory;  // mapped; null: by TCP
+    std::string rows;                 // of the run that is being received
+    std::vector<iovec> latents;       // where its latents go
+  };
+  struct PrefillServer {
+    std::map<int, PrefillHost> hosts;
+  };
+  struct LinkPlace {
+    std::string server;
+    int host = 0;
+    bool follower = false;  // another host of this server; `host` is its number
+  };
+
+  HelloMessage Hello(TransferRole role) const {
+    return {.role = role,
+            .server = options_.server,
+            .host = options_.host,
+            .layout = options_.layout,
+            .side = {cache_.shape(), kPage, options_.model},
+            .pages = cache_.pages(),
+            .checksum = options_.checksum};
+  }
+
+  RoomKey KeyOf(uint64_t id, const Room& room) const { return {id, room.ticket}; }
+
+  // The room and its part on this link; null where it is over, so that what comes is late.
+  Room* Find(const Link& link, const RoomKey& key, Part*& part) {
+    const auto found = rooms_.find(key.room);
+    if (found == rooms_.end() || found->second.ticket != key.ticket) return nullptr;
+    for (auto& [host, each] : found->second.parts) {
+      if (each.link != link.id()) continue;
+      part = &each;
+      return &found->second;
+    }
+    return nullptr;
+  }
+
+  // ---- Connecting
+
+  // Has the room opened on a prefill host, as far as that is possible now.
+  void Advance(uint64_t id, Room& room, int host) {
+    Part& part = room.parts[host];
+    if (part.stage != Stage::kWaiting) return;
+    PrefillHost& at = servers_[room.server].hosts[host];
+    Link* const link = at.link == 0 ? nullptr : loop_.Find(at.link);
+    if (link == nullptr && !at.connecting) return Connect(room.server, host);
+    if (link == nullptr || !link->ready()) return;
+    part.stage = Stage::kOpening;
+    part.link = at.link;
+    link->Send(OpenMessage{KeyOf(id, room), room.open.prompt_tokens, room.open.skip, room.open.dp,
+                           at.memory != nullptr});
+  }
+
+  void Connect(const std::string& server, int host) {
+    PrefillHost& at = servers_[server].hosts[host];
+    std::string address = server;
+    if (host > 0) {
+      const auto& addresses = servers_[server].hosts[0].hello.addresses;
+      if (static_cast<size_t>(host) >= addresses.size()) {
+        return FailAll(server, host, /*waiting=*/true, 0,
+                       Unavailable(Text("the prefill server at ", server,
+                                        " does not say where its host ", host, " is")));
+      }
+      address = addresses[static_cast<size_t>(host)];
+    }
+    at.connecting = true;
+    at.link = 0;
+    loop_.Connect(address, Deadline::AfterMs(options_.connect_timeout_ms),
+                  [this, server, host](StatusOr<Socket> socket) {
+                    OnConnected(server, host, std::move(socket));
+                  });
+  }
+
+  void OnConnected(const std::string& server, int host, StatusOr<Socket> socket) {
+    PrefillHost& at = servers_[server].hosts[host];
+    at.connecting = false;
+    if (!socket.ok()) {
+      ++counters_.peers_lost;
+      return FailAll(server, host, /*waiting=*/true, 0,
+                     Unavailable(Text("can't reach ", PeerText(server, host), ": ",
+                                      socket.status().message())));
+    }
+    Link& link = loop_.Add(std::move(*socket));
+    at.link = link.id();
+    places_[link.id()] = {server, host};
+    link.Send(Hello(TransferRole::kDecode));
+  }
+
+  static std::string PeerText(const std::string& server, int host) {
+    return Text("host ", host, " of the prefill server at ", server);
+  }
+
+  // All rooms that wait for a link to this prefill host (`waiting`), or have been opened by `link`
+  // and have not got all they need.
+  void FailAll(const std::string& server, int host, bool waiting, uint64_t link,
+               const Status& why) {
+    std::vector<uint64_t> ids;
+    for (const auto& [id, room] : rooms_) {
+      const auto part = room.parts.find(host);
+      if (room.server != server || part == room.parts.end()) continue;
+      const Part& at = part->second;
+      if (at.stage == Stage::kWaiting ? waiting : at.link == link && at.stage != Stage::kReleased) {
+        ids.push_back(id);
+      }
+    }
+    for (const uint64_t id : ids) Fail(id, why);
+  }
+
+  // ---- LinkOwner
+
+  Status OnMessage(Link& link, MessageType type, const std::string& body) override {
+    switch (type) {
+      case MessageType::kHello:
+        return OnHello(link, body);
+      case MessageType::kAccepted:
+        return OnAccepted(link, body);
+      case MessageType::kRefused:
+        return OnEnd<RefusedMessage>(link, body, ReceiverEvent::Kind::kRefused);
+      case MessageType::kCancel:
+        return OnEnd<CancelMessage>(link, body, ReceiverEvent::Kind::kFailed);
+      case MessageType::kRunInMemory:
+        return OnRunInMemory(link, body);
+      case MessageType::kDone:
+        return OnDone(link, body);
+      case MessageType::kReleased:
+        return OnReleased(link, body);
+      case MessageType::kReport:
+        return OnReport(link, body);
+      default:
+        return InvalidArgument(Text("a decode server can't do anything with a ", NameOf(type)));
+    }
+  }
+
+  void Refill(Link&) override {}
+
+  Status OnHello(Link& link, const std::string& body) {
+    CAUSEWAY_ASSIGN_OR_RETURN(HelloMessage hello, Decode<HelloMessage>(body));
+    if (link.ready()) return InvalidArgument("a second HELLO");
+    if (reporter_.Owns(link)) return reporter_.OnHello(link, hello);
+    const auto place = places_.find(link.id());
+    if (place == places_.end()) {  // it has connected to us
+      if (hello.role != TransferRole::kFollower || hello.server != options_.server ||
+          options_.host != 0 || hello.host == 0) {
+        return InvalidArgument("only hosts of this decode server can connect here");
+      }
+      places_[link.id()] = {"", hello.host, true};
+      link.set_ready();
+      link.Send(Hello(TransferRole::kDecode));
+      return Status();
+    }
+    const auto& [server, host, follower] = place->second;
+    if (hello.role != TransferRole::kPrefill || hello.host != host) {
+      return InvalidArgument(
+          Text("at the address of ", PeerText(server, host), " is host ", hello.host, " of a ",
+               hello.role == TransferRole::kPrefill ? "prefill" : "decode", " server"));
+    }
+    CAUSEWAY_RETURN_IF_ERROR(
+        Compatible(hello.side, {cache_.shape(), kPage, options_.model}, conversions_.available()));
+    std::map<int, PrefillHost>& hosts = servers_[server].hosts;
+    if (host > 0 && hello.server != hosts[0].hello.server) {
+      return Unavailable(Text(PeerText(server, host),
+                              " has another server's identity: one of them "
+                              "was started again"));
+    }
+    if (host == 0) DropOldHosts(server, hello.server);
+    PrefillHost& at = hosts[host];
+    at.memory = nullptr;
+    if (options_.backend != TransferBackend::kTcp) {
+      auto memory = OpenSharedCache(hello);
+      if (memory.ok()) {
+        at.memory = std::move(*memory);
+      } else if (options_.backend == TransferBackend::kSharedMemory) {
+        return Unavailable(Text("--disaggregation-transfer-backend shm: ", PeerText(server, host),
+                                ": ", memory.status().message()));
+      }
+    }
+    at.hello = std::move(hello);
+    link.set_ready();
+    for (auto& [id, room] : rooms_) {
+      if (room.server == server && room.parts.contains(host)) Advance(id, room, host);
+    }
+    return Status();
+  }
+
+  // A server that was started again: links to its other hosts are those of its former life.
+  void DropOldHosts(const std::string& server, const ServerId& now) {
+    for (auto& [host, at] : servers_[server].hosts) {
+      Link* const link = host == 0 || at.link == 0 ? nullptr : loop_.Find(at.link);
+      if (link != nullptr && at.hello.server != now) {
+        link->Close(Unavailable(Text("the prefill server at ", server, " was started again")));
+      }
+    }
+  }
+
+  Status OnAccepted(Link& link, const std::string& body) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const AcceptedMessage accepted, Decode<AcceptedMessage>(body));
+    Part* part = nullptr;
+    Room* const room = Find(link, accepted.key, part);
+    if (room == nullptr) return Status();
+    const LinkPlace& place = places_[link.id()];
+    const HelloMessage& hello = servers_[place.server].hosts[place.host].hello;
+    if (part->stage != Stage::kOpening || accepted.dp < 0 || accepted.dp >= hello.layout.dp) {
+      return InvalidArgument(Text("an ACCEPTED message for group ", accepted.dp, " of ",
+                                  hello.layout.dp, " of room ", accepted.key.room));
+    }
+    part->stage = Stage::kAccepted;
+    room->until = Deadline::AfterMs(options_.waiting_timeout_ms);
+    if (place.host != 0) return Status();
+    room->accepted = true;
+    ++counters_.rooms_opened;
+    Tell({.kind = ReceiverEvent::Kind::kAccepted, .room = accepted.key.room});
+    const std::vector<int> hosts = HostsOfRoom(hello.layout, accepted.dp);
+    for (const int host : hosts) room->parts[host];  // all, before one of them can fail the room
+    for (const int host : hosts) {
+      const auto again = rooms_.find(accepted.key.room);
+      if (again == rooms_.end()) break;
+      Advance(accepted.key.room, again->second, host);
+    }
+    return Status();
+  }
+
+  template <typename Message>
+  Status OnEnd(Link& link, const std::string& body, ReceiverEvent::Kind kind) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const Message end, Decode<Message>(body));
+    Part* part = nullptr;
+    if (Find(link, end.key, part) == nullptr) return Status();
+    part->stage = Stage::kRefused;
+    Fail(end.key.room, Status(end.code, Text("the prefill server: ", end.text)), kind);
+    return Status();
+  }
+
+  // ---- Keys
+
+  // The room and part that a run belongs to; none: it is late. An error: it can't be right.
+  StatusOr<Room*> RoomOfRun(Link& link, const RunHeader& run, Part*& part) {
+    Room* const room = Find(link, run.key, part);
+    if (room == nullptr) return room;
+    if (part->stage != Stage::kAccepted || !room->tokens.Fits(run.layer, run.tokens())) {
+      return InvalidArgument(
+          Text("found keys of layer ", run.layer, ", tokens [", run.first, ", ", run.tokens().end,
+               ") of room ", run.key.room, "; expected those of ", cache_.shape().layers,
+               " layers, tokens [", room->open.skip, ", ", room->open.prompt_tokens, ")"));
+    }
+    return room;
+  }
+
+  // Latents go straight into the pages, unless their type changes; index keys, which pages hold
+  // packed, into rows first.
+  StatusOr<std::vector<iovec>> PlaceRun(Link& link, const RunHeader& run, int64_t bytes) override {
+    Part* part = nullptr;
+    CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, run, part));
+    if (room == nullptr) return std::vector<iovec>{};
+    const LinkPlace& place = places_[link.id()];
+    PrefillHost& at = servers_[place.server].hosts[place.host];
+    const KvShape& from = at.hello.side.shape;
+    const int64_t expected = run.count * (from.latent_bytes() + from.index_bytes());
+    if (bytes != expected) {
+      return InvalidArgument(
+          Text("found ", bytes, " bytes of keys of ", run.count, " tokens; expected ", expected));
+    }
+    const bool direct = SameLatents(from);
+    const int64_t latent_bytes = run.count * from.latent_bytes();
+    at.rows.resize(static_cast<size_t>(bytes - (direct ? latent_bytes : 0)));
+    at.latents = direct
+                     ? LatentPieces(cache_, run.layer, TokenPages{room->open.pages}, run.tokens())
+                     : std::vector<iovec>{{at.rows.data(), static_cast<size_t>(latent_bytes)}};
+    std::vector<iovec> places = at.latents;
+    if (from.index_bytes() > 0) {
+      places.push_back({IndexRowsOf(at, run), static_cast<size_t>(run.count * from.index_bytes())});
+    }
+    return places;
+  }
+
+  bool SameLatents(const KvShape& from) const {
+    return from.latent_type() == cache_.shape().latent_type();
+  }
+  char* IndexRowsOf(PrefillHost& at, const RunHeader& run) const {
+    const KvShape& from = at.hello.side.shape;
+    return at.rows.data() + (SameLatents(from) ? 0 : run.count * from.latent_bytes());
+  }
+
+  Status RunArrived(Link& link, const RunHeader& run, const RunTrailer& trailer) override {
+    Part* part = nullptr;
+    CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, run, part));
+    if (room == nullptr || !trailer.valid) return Status();
+    const LinkPlace& place = places_[link.id()];
+    FinishRows(*room, *part, servers_[place.server].hosts[place.host], run, trailer.checksum);
+    return Status();
+  }
+
+  Status OnRunInMemory(Link& link, const std::string& body) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const RunInMemoryMessage message, Decode<RunInMemoryMessage>(body));
+    const RunHeader& run = message.run;
+    Part* part = nullptr;
+    CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, run, part));
+    if (room == nullptr) return Status();
+    const LinkPlace& place = places_[link.id()];
+    PrefillHost& at = servers_[place.server].hosts[place.host];
+    if (at.memory == nullptr) return InvalidArgument("keys in shared memory that is not mapped");
+    for (const int32_t page : message.pages) {
+      if (page < 0 || page >= at.memory->pages()) {
+        return InvalidArgument(Text("keys in page ", page, " of ", at.memory->pages()));
+      }
+    }
+    const KvShape& from = at.hello.side.shape;
+    const TokenPages source{message.pages, run.first / kPage};
+    const bool checks = options_.checksum || at.hello.checksum;
+    if (from == cache_.shape() && !checks) {
+      CopyRun(*at.memory, source, cache_, TokenPages{room->open.pages}, run.layer, run.tokens());
+      Arrived(*room, *part, run, at);
+      return Status();
+    }
+    // What is checked or converted is a copy: the other process may write to the pages meanwhile.
+    const int64_t latent_bytes = run.count * from.latent_bytes();
+    at.rows.resize(static_cast<size_t>(run.count * (from.latent_bytes() + from.index_bytes())));
+    char* to = at.rows.data();
+    for (const iovec& piece : LatentPieces(*at.memory, run.layer, source, run.tokens())) {
+      std::memcpy(to, piece.iov_base, piece.iov_len);
+      to += piece.iov_len;
+    }
+    LoadIndexRows(*at.memory, run.layer, source, run.tokens(), to);
+    at.latents = {{at.rows.data(), static_cast<size_t>(latent_bytes)}};
+    if (SameLatents(from)) {
+      const char* next = at.rows.data();
+      at.latents = LatentPieces(cache_, run.layer, TokenPages{room->open.pages}, run.tokens());
+      for (const iovec& piece : at.latents) {
+        std::memcpy(piece.iov_base, next, piece.iov_len);
+        next += piece.iov_len;
+      }
+      at.rows.erase(0, static_cast<size_t>(latent_bytes));
+    }
+    FinishRows(*room, *part, at, run, message.checksum);
+    return Status();
+  }
+
+  // Checks what lies in at.latents and at.rows, and stores what is not in its place yet.
+  void FinishRows(Room& room, Part& part, PrefillHost& at, const RunHeader& run,
+                  uint64_t checksum) {
+    const KvShape& from = at.hello.side.shape;
+    const KvShape& to = cache_.shape();
+    const char* index_rows = IndexRowsOf(at, run);
+    if (options_.checksum || at.hello.checksum) {
+      const uint64_t found =
+          ChecksumOf(at.latents, from.latent_bytes(), index_rows, from.index_bytes(), run.count);
+      if (found != checksum) {
+        return Fail(run.key.room,
+                    InternalError(Text("room ", run.key.room, ": keys of layer ", run.layer,
+                                       ", tokens [", run.first, ", ", run.tokens().end,
+                                       ") came damaged: their checksum is ", found, ", expected ",
+                                       checksum)));
+      }
+    }
+    const TokenPages pages{room.open.pages};
+    if (!SameLatents(from)) {
+      converted_.resize(static_cast<size_t>(run.count * to.latent_bytes()));
+      conversions_.latents(at.rows.data(), run.count, converted_.data());
+      const char* next = converted_.data();
+      for (const iovec& piece : LatentPieces(cache_, run.layer, pages, run.tokens())) {
+        std::memcpy(piece.iov_base, next, piece.iov_len);
+        next += piece.iov_len;
+      }
+    }
+    if (from.index_bytes() > 0 && from.index_type() != to.index_type()) {
+      converted_.resize(static_cast<size_t>(run.count * to.index_bytes()));
+      conversions_.index_keys(index_rows, run.count, converted_.data());
+      index_rows = converted_.data();
+    }
+    StoreIndexRows(cache_, run.layer, pages, run.tokens(), index_rows);
+    Arrived(room, part, run, at);
+  }
+
+  void Arrived(Room& room, Part& part, const RunHeader& run, const PrefillHost& at) {
+    if (const auto twice = room.tokens.Add(run.layer, run.tokens())) {
+      return Fail(run.key.room, InternalError(Text("room ", run.key.room, ": layer ", run.layer,
+                                                   " of token ", *twice, " came twice")));
+    }
+    const KvShape& from = at.hello.side.shape;
+    const int64_t bytes = run.count * (from.latent_bytes() + from.index_bytes());
+    part.token_layers += run.count;
+    room.bytes += bytes;
+    if (!room.first_run) room.first_run = Clock::now();
+    room.until = Deadline::AfterMs(options_.waiting_timeout_ms);
+    ++counters_.runs;
+    counters_.bytes += bytes;
+    if (at.memory != nullptr) counters_.shared_memory_bytes += bytes;
+    const int64_t step = kProgressEvents * room.tokens.received() / room.tokens.total();
+    if (step <= room.progress) return;
+    room.progress = static_cast<int>(step);
+    Tell({.kind = ReceiverEvent::Kind::kProgress,
+          .room = run.key.room,
+          .share = static_cast<double>(room.tokens.received()) /
+                   static_cast<double>(room.tokens.total())});
+  }
+
+  // ---- Ends
+
+  Status OnDone(Link& link, const std::string& body) {
+    CAUSEWAY_ASSIGN_OR_RETURN(DoneMessage done, Decode<DoneMessage>(body));
+    const uint64_t id = done.key.room;
+    Part* part = nullptr;
+    Room* const room = Find(link, done.key, part);
+    if (room == nullptr) return Status();
+    if (part->stage != Stage::kAccepted) {
+      return InvalidArgument(Text("a DONE message of room ", id, " at the wrong time"));
+    }
+    part->stage = Stage::kDone;
+    room->until = Deadline::AfterMs(options_.waiting_timeout_ms);
+    const int host = places_[link.id()].host;
+    if (done.token_layers != part->token_layers) {
+      Fail(id, InternalError(Text("room ", id, ": prefill host ", host, " has sent ",
+                                  done.token_layers, " tokens, counted once a layer, and ",
+                                  part->token_layers, " have come")));
+      return Status();
+    }
+    if (host == 0) room->metadata = std::move(done.metadata);
+    for (const auto& [other, each] : room->parts) {
+      if (each.stage != Stage::kDone) return Status();
+    }
+    if (!room->tokens.complete()) {
+      const auto [layer, token] = room->tokens.FirstMissing();
+      Fail(id,
+           InternalError(Text("room ", id, ": all prefill hosts have sent their keys, but layer ",
+                              layer, " of token ", token, " is not among them")));
+      return Status();
+    }
+    for (auto& [other, each] : room->parts) {
+      each.stage = Stage::kAcked;
+      if (Link* const to = loop_.Find(each.link)) to->Send(AckMessage{done.key});
+    }
+    return Status();
+  }
+
+  Status OnReleased(Link& link, const std::string& body) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const ReleasedMessage released, Decode<ReleasedMessage>(body));
+    Part* part = nullptr;
+    Room* const room = Find(link, released.key, part);
+    if (room == nullptr) return Status();
+    if (part->stage != Stage::kAcked) {
+      return InvalidArgument(Text("a RELEASED message of room ", released.key.room, " too early"));
+    }
+    part->stage = Stage::kReleased;
+    room->local_end = std::all_of(room->parts.begin(), room->parts.end(), [](const auto& each) {
+      return each.second.stage == Stage::kReleased;
+    });
+    if (room->local_end) room->until = Deadline::AfterMs(options_.waiting_timeout_ms);
+    CompleteIfAll(released.key.room);
+    return Status();
+  }
+
+  Status OnReport(Link& link, const std::string& body) {
+    CAUSEWAY_ASSIGN_OR_RETURN(const ReportMessage report, Decode<ReportMessage>(body));
+    const auto place = places_.find(link.id());
+    if (place == places_.end() || !place->second.follower) {
+      return InvalidArgument("a REPORT of another server's host");
+    }
+    const auto found = rooms_.find(report.room);
+    if (found == rooms_.end()) return Status();
+    if (report.code != StatusCode::kOk) {
+      Fail(report.room, Status(report.code, Text("host ", place->second.host, ": ", report.text)));
+      return Status();
+    }
+    found->second.reported.insert(place->second.host);
+    CompleteIfAll(report.room);
+    return Status();
+  }
+
+  void CompleteIfAll(uint64_t id) {
+    const auto found = rooms_.find(id);
+    Room& room = found->second;
+    if (!room.local_end) return;
+    if (options_.host == 0) {
+      for (const int host : HostsOfRoom(options_.layout, room.open.dp)) {
+        if (host != 0 && !room.reported.contains(host)) return;
+      }
+    }
+    ReceiverEvent event{.kind = ReceiverEvent::Kind::kCompleted,
+                        .room = id,
+                        .metadata = std::move(room.metadata),
+                        .bytes = room.bytes};
+    if (room.first_run) {
+      event.seconds = std::chrono::duration<double>(Clock::now() - *room.first_run).count();
+    }
+    ++counters_.rooms_completed;
+    counters_.completed_bytes += room.bytes;
+    counters_.completed_ns += static_cast<int64_t>(event.seconds * 1e9);
+    if (options_.host > 0) reporter_.Report({id, room.bytes, StatusCode::kOk, ""});
+    Tell(event);
+    rooms_.erase(found);
+  }
+
+  void OnLost(Link& link, const Status& why) override {
+    if (reporter_.Owns(link)) {
+      reporter_.OnLost();
+      const Status status = Unavailable(Text("host 0 was lost: ", why.message()));
+      while (!rooms_.empty()) Fail(rooms_.begin()->first, status);
+      return;
+    }
+    const auto found = places_.find(link.id());
+    if (found == places_.end()) return;  // never said who it is
+    const LinkPlace place = found->second;
+    places_.erase(found);
+    ++counters_.peers_lost;
+    if (place.follower) {
+      const Status status =
+          Unavailable(Text("host ", place.host, " of this server was lost: ", why.message()));
+      std::vector<uint64_t> ids;
+      for (const auto& [id, room] : rooms_) {
+        const std::vector<int> hosts = HostsOfRoom(options_.layout, room.open.dp);
+        const bool waits = std::find(hosts.begin(), hosts.end(), place.host) != hosts.end() &&
+                           !room.reported.contains(place.host);
+        if (waits) ids.push_back(id);
+      }
+      for (const uint64_t id : ids) Fail(id, status);
+      return;
+    }
+    PrefillHost& at = servers_[place.server].hosts[place.host];
+    const bool current = at.link == link.id();
+    if (current) {
+      at.link = 0;
+      at.memory = nullptr;
+    }
+    // A refusal keeps its own code; all else is a peer that is gone.
+    const std::string text = Text("lost ", PeerText(place.server, place.host), ": ", why.message());
+    FailAll(place.server, place.host, /*waiting=*/current, link.id(),
+            why.code() == StatusCode::kInvalidArgument ? InvalidArgument(text) : Unavailable(text));
+  }
+
+  int64_t Tick() override {
+    int64_t next_ms = kNever;
+    std::vector<uint64_t> late;
+    for (const auto& [id, room] : rooms_) {
+      if (room.until.Passed()) {
+        late.push_back(id);
+      } else {
+        next_ms = std::min(next_ms, room.until.RemainingMs());
+      }
+    }
+    for (const uint64_t id : late) {
+      const Room& room = rooms_[id];
+      Fail(id, DeadlineExceeded(
+                   !room.accepted
+                       ? Text("the prefill server at ", room.server, " did not take room ", id,
+                              " within ", options_.bootstrap_timeout_ms, " ms")
+                       : Text("room ", id, ": nothing came for ", options_.waiting_timeout_ms,
+                              " ms; ", room.tokens.received(), " of ", room.tokens.total(),
+                              " tokens, counted once a layer, are there")));
+    }
+    return next_ms;
+  }
+
+  void Tell(ReceiverEvent event) {
+    loop_.Tell([this, event = std::move(event)] { on_event_(event); });
+  }
+
+  const TransferOptions options_;
+  const KvCache& cache_;
+  const RowConversions conversions_;
+  const std::function<void(const ReceiverEvent&)> on_event_;
+  const int port_;
+  TransferCounters counters_;
+
+  std::unordered_map<uint64_t, Room> rooms_;
+  std::map<std::string, PrefillServer> servers_;    // by the address of host 0
+  std::unordered_map<uint64_t, LinkPlace> places_;  // by link
+  uint64_t next_ticket_ = 1;
+  std::string converted_;  // rows of one run
+
+  LinkLoop loop_;
+  Reporter reporter_;
+};
+
+KvReceiver::KvReceiver(std::unique_ptr<Work> work) : work_(std::move(work)) {}
+KvReceiver::~KvReceiver() = default;
+
+StatusOr<std::unique_ptr<KvReceiver>> KvReceiver::Make(
+    const TransferOptions& options, const KvCache& cache, RowConversions conversions,
+    std::function<void(const ReceiverEvent&)> on_event) {
+  TransferOptions complete = options;
+  if (complete.server.empty()) complete.server = ServerId::Random();
+  Socket listener;
+  if (options.layout.hosts > 1 && options.host == 0) {
+    CAUSEWAY_ASSIGN_OR_RETURN(listener, ListenAt(options.listen));
+  }
+  return std::unique_ptr<KvReceiver>(new KvReceiver(std::make_unique<Work>(
+      complete, cache, std::move(conversions), std::move(on_event), std::move(listener))));
+}
+
+int KvReceiver::port() const { return work_->port(); }
+
+void KvReceiver::SetReportAddress(std::string address) {
+  work_->loop().RunNow([&] { work_->SetReportAddress(std::move(address)); });
+}
+
+void KvReceiver::Open(RoomOpen open) {
+  work_->loop().Post(
+      [work = work_.get(), open = std::move(open)]() mutable { work->Open(std::move(open)); });
+}
+
+void KvReceiver::Cancel(const RoomClose& close) {
+  work_->loop().RunNow([&] { work_->Fail(close.room, close.why); });
+}
+
+const TransferCounters& KvReceiver::counters() const { return work_->counters(); }
+
+}  // namespace causeway
