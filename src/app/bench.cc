@@ -7,6 +7,7 @@
 #include "app/bench_grammar.h"
 #include "app/bench_input.h"
 #include "app/bench_kernels.h"
+#include "app/bench_route.h"
 #include "app/bench_serving.h"
 #include "app/command.h"
 #include "app/expert_load.h"
@@ -283,6 +284,7 @@ void AddBench(CLI::App& app, Run& run) {
   AddBenchGrammar(*bench, run);
   AddBenchKernels(*bench, run);
   AddBenchServing(*bench, run);
+  AddBenchRoute(*bench, run);
 }
 
 }  // namespace causeway

@@ -179,6 +179,16 @@ Router::~Router() {
   if (server_) Stop(Deadline::AfterMs(0));
 }
 
+HttpHandler Router::MetricsHandler() const {
+  return [core = core_.get(), executor = executor()](HttpRequest request, HttpResponder responder) {
+    // Shared only since tasks must be copyable.
+    auto moved = std::make_shared<HttpResponder>(std::move(responder));
+    executor.Post([core, moved, request = std::move(request)] {
+      moved->Send(AnswerMetrics(*core, request));
+    });
+  };
+}
+
 void Router::StartDraining() {
   if (core_) executor().Post([core = core_.get()] { core->StartDraining(); });
   server_->StartDraining();

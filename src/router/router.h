@@ -21,6 +21,9 @@ class Router {
   int port() const { return server_->port(); }
   IoExecutor executor() const { return server_->executor(); }
 
+  // Answers /metrics on another server, such as one with a port of its own. That one must end
+  // first.
+  HttpHandler MetricsHandler() const;
   // New requests get 503 from now on, and connections end after their next answer.
   void StartDraining();
   // Requests under way; waits for the io thread.
