@@ -307,10 +307,10 @@ bool HttpCore::Stop(Deadline deadline) {
 
 StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(const HttpServerOptions& options,
                                                          std::vector<HttpRoute> routes) {
-  return Listen(options, [&routes](asio::io_context&) { return std::move(routes); });
+  return ListenWithIo(options, [&routes](asio::io_context&) { return std::move(routes); });
 }
 
-StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(
+StatusOr<std::unique_ptr<HttpServer>> HttpServer::ListenWithIo(
     const HttpServerOptions& options,
     const std::function<std::vector<HttpRoute>(asio::io_context&)>& make_routes) {
   std::unique_ptr<HttpServer> server(new HttpServer);

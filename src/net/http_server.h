@@ -123,7 +123,7 @@ class HttpServer {
                                                       std::vector<HttpRoute> routes);
   // The same with handlers that have work of their own on the io thread. `make_routes` runs before
   // that thread starts. Stop waits for all work of the thread: it must end with the connections.
-  static StatusOr<std::unique_ptr<HttpServer>> Listen(
+  static StatusOr<std::unique_ptr<HttpServer>> ListenWithIo(
       const HttpServerOptions& options,
       const std::function<std::vector<HttpRoute>(boost::asio::io_context&)>& make_routes);
   ~HttpServer();

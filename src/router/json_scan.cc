@@ -2,6 +2,7 @@
 #include "router/json_scan.h"
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "base/check.h"
@@ -30,6 +31,20 @@ int HexFour(std::string_view text) {
     value = value * 16 + digit;
   }
   return value;
+}
+
+// Whether one of eight bytes is a quote, a backslash or a control character; perhaps also where
+// none is, never the other way round.
+bool HasSpecial(const char* bytes) {
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  constexpr uint64_t kHigh = 0x8080808080808080;
+  uint64_t word = 0;
+  std::memcpy(&word, bytes, sizeof word);
+  const auto has_zero = [](uint64_t value) { return (value - kOnes) & ~value & kHigh; };
+  const uint64_t quote = has_zero(word ^ kOnes * '"');
+  const uint64_t backslash = has_zero(word ^ kOnes * '\\');
+  const uint64_t control = (word - kOnes * 0x20) & ~word & kHigh;
+  return (quote | backslash | control) != 0;
 }
 
 class Scanner {
@@ -67,6 +82,9 @@ class Scanner {
   bool SkipString() {
     if (!Take('"')) return Fail("a string");
     while (at_ < text_.size()) {
+      // Prompts are long, and most of their bytes are plain.
+      while (at_ + 8 <= text_.size() && !HasSpecial(text_.data() + at_)) at_ += 8;
+      if (at_ == text_.size()) break;
       const char c = text_[at_];
       if (c == '"') {
         ++at_;

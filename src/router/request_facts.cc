@@ -13,6 +13,13 @@ constexpr std::string_view kBootstrap = "bootstrap_";
 bool IsString(std::string_view value) { return value.starts_with('"'); }
 bool IsList(std::string_view value) { return value.starts_with('['); }
 
+std::string Prefixed(char kind, std::string_view text) {
+  std::string out;
+  out.reserve(text.size() + 1);
+  out += kind;
+  return out.append(text);
+}
+
 // Token ids, four bytes each; anything else in the list ends them.
 std::string IdsPrefix(std::string_view list) {
   std::string out = "i";
@@ -28,7 +35,7 @@ std::string IdsPrefix(std::string_view list) {
 // A prompt: a text, ids, or a list of either.
 void ReadPrompt(std::string_view value, RequestFacts& facts) {
   if (IsString(value)) {
-    facts.prefix = Text("t", value.substr(1, value.size() - 2));
+    facts.prefix = Prefixed('t', value.substr(1, value.size() - 2));
     return;
   }
   if (!IsList(value)) return;
@@ -44,7 +51,8 @@ void ReadPrompt(std::string_view value, RequestFacts& facts) {
   }
   facts.batch = count;
   // The first prompt stands for all of them.
-  facts.prefix = IsString(first) ? Text("t", first.substr(1, first.size() - 2)) : IdsPrefix(first);
+  facts.prefix =
+      IsString(first) ? Prefixed('t', first.substr(1, first.size() - 2)) : IdsPrefix(first);
 }
 
 }  // namespace
@@ -95,7 +103,7 @@ StatusOr<RequestFacts> ReadFacts(RequestKind kind, std::string_view body) {
       break;
     case RequestKind::kChat:
       // The next turn of a conversation begins with this one's messages, up to the last bracket.
-      if (IsList(messages)) facts.prefix = Text("m", messages.substr(0, messages.size() - 1));
+      if (IsList(messages)) facts.prefix = Prefixed('m', messages.substr(0, messages.size() - 1));
       break;
     case RequestKind::kOther:
       break;

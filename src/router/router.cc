@@ -161,7 +161,7 @@ StatusOr<std::unique_ptr<Router>> Router::Start(const RouterOptions& options) {
   };
   Status made;
   CAUSEWAY_ASSIGN_OR_RETURN(
-      router->server_, HttpServer::Listen(own.http, [&](boost::asio::io_context& io) {
+      router->server_, HttpServer::ListenWithIo(own.http, [&](boost::asio::io_context& io) {
         StatusOr<std::unique_ptr<RouterCore>> core = RouterCore::Make(io, own);
         if (!core.ok()) {
           made = core.status();
