@@ -204,8 +204,10 @@ asio::awaitable<void> RunPrefill(std::shared_ptr<PrefillLeg> leg) {
     status = co_await leg->call->ReadSome(piece);
     more = status.ok() && !piece.empty();
     if (leg->answer.size() + piece.size() <= most) leg->answer += piece;
-    // An error needs no end of the stream to be one.
-    if (more && ErrorEventStatus(leg->answer) != 0) more = false;
+    // An error, which is short, needs no end of the stream to be one.
+    if (more && leg->answer.size() <= kPrefillStart && ErrorEventStatus(leg->answer) != 0) {
+      more = false;
+    }
   }
   JudgePrefill(*leg, status, answer);
   leg->done = true;
@@ -275,7 +277,7 @@ asio::awaitable<void> Exchange::AwaitPrefill() {
 asio::awaitable<void> Exchange::AwaitRoom() {
   while (!over() && call_.responder.unsent() > 0) {
     call_.responder.OnSent([core = &core_, number = number_] {
-      if (Wakeable* exchange = core->Find(number)) exchange->Sent();
+      if (Exchange* exchange = core->Find(number)) exchange->Sent();
     });
     co_await Sleep(kForever);
   }
@@ -299,7 +301,7 @@ asio::awaitable<void> Exchange::Run() {
     }
     common_head_ += "X-Request-Id: " + call_.id + "\r\n";
     call_.responder.OnClose([core = &core_, number = number_] {
-      if (Wakeable* exchange = core->Find(number)) exchange->Gone();
+      if (Exchange* exchange = core->Find(number)) exchange->Gone();
     });
     core_.metrics().Begun(labels_);
     const bool passed = co_await PassGate();

@@ -52,16 +52,17 @@ struct PrefillLeg {
   std::optional<HttpResponse> failure;
 };
 
-class Exchange : public Wakeable {
+class Exchange {
  public:
   Exchange(const Passage& passage, ClientCall call);
-  ~Exchange() override;
+  ~Exchange();
   boost::asio::awaitable<void> Run();
 
-  void Admitted() override;
-  void QueuedTooLong() override;
-  void Gone() override;
-  void Sent() override { wake_.cancel(); }
+  // What other events tell it. Each only wakes what waits.
+  void Admitted();                 // the gate lets it pass
+  void QueuedTooLong();            // the gate does not
+  void Gone();                     // its client has gone, or the router stops
+  void Sent() { wake_.cancel(); }  // its client has taken all that it was sent
   // The prefill half's answer is there, or has failed.
   void PrefillEnded();
 

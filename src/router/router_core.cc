@@ -3,9 +3,10 @@
 #include <strings.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "base/log.h"
-#include "router/json_scan.h"
+#include "router/exchange.h"
 
 namespace causeway {
 namespace {
@@ -34,8 +35,10 @@ HttpResponse RouterError(int status, const std::string& code, const std::string&
   HttpResponse out{.status = status};
   out.headers.push_back({"X-SMG-Error-Code", code});
   if (status == 429 || status == 503) out.headers.push_back({"Retry-After", "1"});
-  out.body = Text("{\"error\":{\"type\":", QuoteJson(StatusText(status)),
-                  ",\"code\":", QuoteJson(code), ",\"message\":", QuoteJson(message), "}}");
+  const nlohmann::ordered_json json = {
+      {"error", {{"type", StatusText(status)}, {"code", code}, {"message", message}}}};
+  // A message may repeat what a client sent, which need not be UTF-8.
+  out.body = json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   return out;
 }
 
@@ -89,13 +92,12 @@ void RouterCore::Stop() {
 }
 
 asio::awaitable<void> RouterCore::Loop() {
-  while (!(stopping_ && sweep_.calls() == 0 && things_.empty())) {
+  while (!(stopping_ && sweep_.calls() == 0 && exchanges_.empty())) {
     const WorkerTime now = Clock::now();
     if (stopping_) {
       sweep_.CancelAll();
-      std::vector<Wakeable*> things;
-      for (const auto& [number, thing] : things_) things.push_back(thing);
-      for (Wakeable* thing : things) thing->Gone();
+      // Wakes them only: they end, and leave the map, later.
+      for (const auto& [number, exchange] : exchanges_) exchange->Gone();
     } else {
       StartChecks(now);
     }
@@ -112,11 +114,11 @@ asio::awaitable<void> RouterCore::Loop() {
 
 void RouterCore::RunGate(WorkerTime now) {
   for (const uint64_t number : gate_.Expire(now)) {
-    if (Wakeable* thing = Find(number)) thing->QueuedTooLong();
+    if (Exchange* exchange = Find(number)) exchange->QueuedTooLong();
   }
   for (const uint64_t number : gate_.Admit(now)) {
-    if (Wakeable* thing = Find(number)) {
-      thing->Admitted();
+    if (Exchange* exchange = Find(number)) {
+      exchange->Admitted();
     } else {
       gate_.Leave();
     }
@@ -318,14 +320,14 @@ std::string RouterCore::RequestId(const HttpRequest& request, const char* kind) 
   return out;
 }
 
-uint64_t RouterCore::Register(Wakeable* thing) {
-  things_[++last_number_] = thing;
+uint64_t RouterCore::Register(Exchange* exchange) {
+  exchanges_[++last_number_] = exchange;
   return last_number_;
 }
 
-Wakeable* RouterCore::Find(uint64_t number) const {
-  const auto found = things_.find(number);
-  return found == things_.end() ? nullptr : found->second;
+Exchange* RouterCore::Find(uint64_t number) const {
+  const auto found = exchanges_.find(number);
+  return found == exchanges_.end() ? nullptr : found->second;
 }
 
 }  // namespace causeway

@@ -47,6 +47,7 @@ struct RouterOptions {
 // {"error": {"type": ..., "code": ..., "message": ...}}, as SGLang's router answers.
 HttpResponse RouterError(int status, const std::string& code, const std::string& message);
 
+class Exchange;
 class RouterCore;
 
 // A client's request and the duty to answer it.
@@ -62,16 +63,6 @@ struct ClientCall {
   void Send(HttpResponse response);
   // Counts an answer that was streamed.
   void Count(int status, const std::string& error_code = "");
-};
-
-// Something that other events wake or end.
-class Wakeable {
- public:
-  virtual ~Wakeable() = default;
-  virtual void Admitted() = 0;  // the gate lets it pass
-  virtual void QueuedTooLong() = 0;
-  virtual void Gone() = 0;  // its client, or the router itself
-  virtual void Sent() = 0;  // its client has taken all that it was sent
 };
 
 class RouterCore {
@@ -114,11 +105,11 @@ class RouterCore {
   // The client's name for the request, or a new one that begins with `kind`.
   std::string RequestId(const HttpRequest& request, const char* kind);
 
-  // A number that nothing else has.
-  uint64_t Register(Wakeable* thing);
-  void Unregister(uint64_t number) { things_.erase(number); }
-  size_t under_way() const { return things_.size(); }
-  Wakeable* Find(uint64_t number) const;
+  // The requests that are passed on, by numbers that are never used twice.
+  uint64_t Register(Exchange* exchange);
+  void Unregister(uint64_t number) { exchanges_.erase(number); }
+  size_t under_way() const { return exchanges_.size(); }
+  Exchange* Find(uint64_t number) const;  // null: it has ended
   // A request that has passed the gate has ended.
   void LeaveGate();
 
@@ -144,7 +135,7 @@ class RouterCore {
   bool draining_ = false;
   bool stopping_ = false;
   uint64_t last_number_ = 0;
-  std::unordered_map<uint64_t, Wakeable*> things_;
+  std::unordered_map<uint64_t, Exchange*> exchanges_;
 };
 
 }  // namespace causeway

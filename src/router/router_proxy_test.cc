@@ -466,6 +466,27 @@ TEST(Router, AWorkerThatIsSilentOrGoneIsA504OrA502) {
   EXPECT_EQ(gone.status, 502) << gone.body;
 }
 
+TEST(Router, WorkersMayBeNamesAndAnUnknownNameIsA502) {
+  ScriptedWorker worker;
+  RouterOptions options = FastOptions();
+  options.retry.max_retries = 1;
+  std::string url = worker.url();
+  url.replace(url.find("127.0.0.1"), 9, "localhost");
+  options.workers = {{.url = url}};
+  RouterFixture router(options);
+  HttpClient client = router.Post("/generate", kBody);
+  worker.Take().Send(200, "{}");
+  EXPECT_EQ(ReadReply(client).status, 200);
+
+  options.workers = {{.url = "http://no-such-host.invalid:80"}};
+  options.health.disabled = true;
+  options.upstream.connect_timeout_ms = 2'000;
+  RouterFixture lost(options, /*wait=*/false);
+  const HttpReply reply = lost.Call("POST", "/generate", kBody);
+  EXPECT_TRUE(reply.status == 502 || reply.status == 504) << reply.status;
+  EXPECT_NE(reply.body.find("name was not found"), std::string::npos) << reply.body;
+}
+
 TEST(Router, StoppingWaitsForAnswersUnderWayAndRefusesNewOnes) {
   ScriptedWorker worker;
   auto router = std::make_unique<RouterFixture>(OptionsFor({&worker}));
