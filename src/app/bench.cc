@@ -7,6 +7,7 @@
 #include "app/bench_grammar.h"
 #include "app/bench_input.h"
 #include "app/bench_kernels.h"
+#include "app/bench_route.h"
 #include "app/bench_serving.h"
 #include "app/bench_transfer.h"
 #include "app/command.h"
@@ -284,6 +285,7 @@ void AddBench(CLI::App& app, Run& run) {
   AddBenchGrammar(*bench, run);
   AddBenchKernels(*bench, run);
   AddBenchServing(*bench, run);
+  AddBenchRoute(*bench, run);
   AddBenchTransfer(*bench, run);
 }
 

@@ -17,6 +17,7 @@ void AddInspect(CLI::App& app, Run& run);
 void AddEval(CLI::App& app, Run& run);
 void AddBench(CLI::App& app, Run& run);
 void AddServe(CLI::App& app, Run& run);
+void AddRoute(CLI::App& app, Run& run);
 void AddUp(CLI::App& app, Run& run);
 void AddDemo(CLI::App& app, Run& run);
 

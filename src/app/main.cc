@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   // A command's callback stores here what to do; it runs after all flags have been read.
   causeway::Run run;
   causeway::AddServe(app, run);
+  causeway::AddRoute(app, run);
   causeway::AddGenerate(app, run);
   causeway::AddLogits(app, run);
   causeway::AddInspect(app, run);

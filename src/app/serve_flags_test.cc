@@ -42,8 +42,8 @@ void ExpectError(std::vector<std::string> flags, const std::vector<std::string>&
   }
 }
 
-TEST(ServeFlagsTest, EveryFlagSaysItsDefaultOrThatItIsRequired) {
-  const Output help = RunProgram({"serve", "--help"});
+void ExpectHelpOfEveryFlag(const std::string& command, size_t flags) {
+  const Output help = RunProgram({command, "--help"});
   ASSERT_EQ(help.code, 0) << help.err;
   // An entry begins with two blanks and a dash; further lines of it are indented more.
   std::vector<std::string> entries;
@@ -55,7 +55,7 @@ TEST(ServeFlagsTest, EveryFlagSaysItsDefaultOrThatItIsRequired) {
       entries.back() += " " + line;
     }
   }
-  EXPECT_GT(entries.size(), 60u) << help.out;
+  EXPECT_GT(entries.size(), flags) << help.out;
   for (const std::string& entry : entries) {
     if (entry.find("--help") != std::string::npos) continue;
     // CLI11 writes the default behind the name: "--port INT=30000".
@@ -66,6 +66,11 @@ TEST(ServeFlagsTest, EveryFlagSaysItsDefaultOrThatItIsRequired) {
     EXPECT_TRUE(said) << entry;
     EXPECT_GE(std::count(entry.begin() + 2, entry.end(), ' '), 4) << "no help: " << entry;
   }
+}
+
+TEST(ServeFlagsTest, EveryFlagSaysItsDefaultOrThatItIsRequired) {
+  ExpectHelpOfEveryFlag("serve", 60);
+  ExpectHelpOfEveryFlag("route", 60);
 }
 
 TEST(ServeFlagsTest, TheNearestNameIsTheOneWithTheFewestMistakes) {

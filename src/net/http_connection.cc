@@ -316,6 +316,19 @@ void HttpConnection::End() {
   FinishExchange();
 }
 
+void HttpConnection::EndAndClose() {
+  client_keep_alive_ = false;
+  End();
+}
+
+void HttpConnection::OnSent(std::function<void()> sent) {
+  if (writing_) {
+    on_sent_ = std::move(sent);
+  } else {
+    asio::post(core_.io(), std::move(sent));
+  }
+}
+
 void HttpConnection::Abandon() {
   if (begun_) {
     Close();  // the client must not take the part for the whole
@@ -328,6 +341,7 @@ void HttpConnection::FinishExchange() {
   if (exchange_ != 0) core_.RemoveExchange(exchange_);
   exchange_ = 0;
   on_close_ = nullptr;
+  on_sent_ = nullptr;
   parser_.reset();
   if (!KeepAlive()) {
     Linger();
@@ -393,6 +407,9 @@ asio::awaitable<void> HttpConnection::WriteLoop() {
     if (ec) Close();
   }
   writing_ = false;
+  if (auto sent = std::exchange(on_sent_, nullptr); sent && state_ != State::kClosed) {
+    asio::post(core_.io(), std::move(sent));
+  }
   if (state_ == State::kLingering) {
     Linger();
   } else {

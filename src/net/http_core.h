@@ -57,8 +57,11 @@ class HttpConnection {
   void Begin(HttpResponse head);
   void Write(std::string data);
   void End();
+  void EndAndClose();
   void Abandon();
   void OnClose(std::function<void()> gone) { on_close_ = std::move(gone); }
+  size_t unsent() const { return queued_bytes_; }
+  void OnSent(std::function<void()> sent);
 
  private:
   enum class State { kReading, kExchange, kLingering, kClosed };
@@ -123,6 +126,7 @@ class HttpConnection {
   bool version_11_ = true;
   bool begun_ = false;
   std::function<void()> on_close_;
+  std::function<void()> on_sent_;
 
   // Output.
   std::deque<std::string> output_;
@@ -133,8 +137,10 @@ class HttpConnection {
 // The io thread and all that it owns.
 class HttpCore {
  public:
-  HttpCore(const HttpServerOptions& options, std::vector<HttpRoute> routes);
+  explicit HttpCore(const HttpServerOptions& options, std::vector<HttpRoute> routes = {});
   ~HttpCore();
+  // Before StartThread.
+  void SetRoutes(std::vector<HttpRoute> routes) { routes_ = std::move(routes); }
 
   // From the owner's thread.
   Status Listen();
@@ -173,7 +179,7 @@ class HttpCore {
 
   const HttpServerOptions options_;
   std::unique_ptr<boost::asio::ssl::context> tls_;
-  const std::vector<HttpRoute> routes_;
+  std::vector<HttpRoute> routes_;  // unchanged once the thread runs
   boost::asio::io_context io_{1};
   boost::asio::ip::tcp::acceptor acceptor_{io_};
   boost::asio::steady_timer sweep_{io_};

@@ -98,6 +98,27 @@ void HttpResponder::End() {
   });
 }
 
+void HttpResponder::EndAndClose() {
+  HttpCore* core = std::exchange(core_, nullptr);
+  if (core == nullptr) return;
+  lease_.reset();
+  executor_.Run([core, id = exchange_] {
+    if (HttpConnection* connection = core->Find(id)) connection->EndAndClose();
+  });
+}
+
+size_t HttpResponder::unsent() const {
+  const HttpConnection* connection = core_ == nullptr ? nullptr : core_->Find(exchange_);
+  return connection == nullptr ? 0 : connection->unsent();
+}
+
+void HttpResponder::OnSent(std::function<void()> sent) {
+  if (core_ == nullptr) return;
+  executor_.Run([core = core_, id = exchange_, sent = std::move(sent)]() mutable {
+    if (HttpConnection* connection = core->Find(id)) connection->OnSent(std::move(sent));
+  });
+}
+
 void HttpResponder::Abandon() {
   HttpCore* core = std::exchange(core_, nullptr);
   if (core == nullptr) return;
@@ -286,9 +307,16 @@ bool HttpCore::Stop(Deadline deadline) {
 
 StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(const HttpServerOptions& options,
                                                          std::vector<HttpRoute> routes) {
+  return ListenWithIo(options, [&routes](asio::io_context&) { return std::move(routes); });
+}
+
+StatusOr<std::unique_ptr<HttpServer>> HttpServer::ListenWithIo(
+    const HttpServerOptions& options,
+    const std::function<std::vector<HttpRoute>(asio::io_context&)>& make_routes) {
   std::unique_ptr<HttpServer> server(new HttpServer);
-  server->core_ = std::make_unique<HttpCore>(options, std::move(routes));
+  server->core_ = std::make_unique<HttpCore>(options);
   CAUSEWAY_RETURN_IF_ERROR(server->core_->Listen());
+  server->core_->SetRoutes(make_routes(server->core_->io()));
   // In this order: once the thread runs, the acceptor is its own.
   server->port_ = server->core_->port();
   server->url_ = (options.tls_certificate_file.empty() ? "http://" : "https://") +

@@ -15,6 +15,10 @@
 #include "base/status.h"
 #include "net/http_message.h"
 
+namespace boost::asio {
+class io_context;
+}
+
 namespace causeway {
 
 // Runs tasks on the server's io thread, in the order of Post. Copies are cheap; it may outlive the
@@ -55,9 +59,17 @@ class HttpResponder {
   // Some more of the body. A client that leaves max_queued_bytes unread is cut off.
   void Write(std::string data);
   void End();
+  // As End; the connection ends, too, when the client has read everything.
+  void EndAndClose();
   // `gone` runs at most once, as a task of the io thread, when the connection ends (client gone,
   // reads too slowly, server stops) before Send or End, or if that has happened already.
   void OnClose(std::function<void()> gone);
+  // On the io thread only: how much of the answer the client has not taken yet; 0 after it has
+  // gone.
+  size_t unsent() const;
+  // `sent` runs at most once, as a task of the io thread, when unsent() has become 0, and not at
+  // all once the connection has ended (see OnClose).
+  void OnSent(std::function<void()> sent);
   // Kept until the answer is complete, or this is destroyed.
   void Hold(std::shared_ptr<void> lease) { lease_ = std::move(lease); }
   const IoExecutor& executor() const { return executor_; }
@@ -109,6 +121,11 @@ class HttpServer {
   // Listens and starts the io thread. Errors name --host and --port.
   static StatusOr<std::unique_ptr<HttpServer>> Listen(const HttpServerOptions& options,
                                                       std::vector<HttpRoute> routes);
+  // The same with handlers that have work of their own on the io thread. `make_routes` runs before
+  // that thread starts. Stop waits for all work of the thread: it must end with the connections.
+  static StatusOr<std::unique_ptr<HttpServer>> ListenWithIo(
+      const HttpServerOptions& options,
+      const std::function<std::vector<HttpRoute>(boost::asio::io_context&)>& make_routes);
   ~HttpServer();
 
   int port() const { return port_; }

@@ -281,7 +281,7 @@ bool Link::Step(LinkOwner& owner) {
       if (InputLeft() < kRunTrailerBytes) return false;
       state_ = InState::kHeader;
       const std::string bytes = TakeInput(kRunTrailerBytes);
-      FieldReader reader(bytes);
+      MessageReader reader(bytes);
       RunTrailer trailer;
       trailer.Visit(reader);
       if (!reader.AllRead()) {
@@ -298,7 +298,7 @@ bool Link::Step(LinkOwner& owner) {
 
 Status Link::BeginRun(LinkOwner& owner) {
   const std::string bytes = TakeInput(kRunHeaderBytes);
-  FieldReader reader(bytes);
+  MessageReader reader(bytes);
   run_.Visit(reader);
   if (!reader.AllRead() || run_.first < 0 || run_.first > (int64_t{1} << 40) || run_.count < 1 ||
       run_.layer < 0) {

@@ -83,14 +83,14 @@ ServerId ServerId::Random() {
   return {word(), word() | 1};  // never empty
 }
 
-void FieldWriter::Bytes(std::string& text, int64_t limit) {
+void MessageWriter::Bytes(std::string& text, int64_t limit) {
   const auto count = static_cast<uint32_t>(std::min(static_cast<int64_t>(text.size()), limit));
   uint32_t written = count;
   Number(written);
   bytes_.append(text, 0, count);
 }
 
-void FieldReader::Bytes(std::string& text, int64_t limit) {
+void MessageReader::Bytes(std::string& text, int64_t limit) {
   uint32_t count = 0;
   Number(count);
   if (!good_ || count > limit || count > bytes_.size()) {
@@ -149,7 +149,7 @@ Status ReportMessage::Check() const { return CheckEnd(kType, code, true); }
 
 std::string EncodeHeader(MessageType type, int64_t length) {
   CHECK(length <= LimitOf(type), NameOf(type), " ", length);
-  FieldWriter writer;
+  MessageWriter writer;
   uint32_t magic = kTransferMagic;
   uint16_t version = kTransferVersion;
   auto bytes = static_cast<uint32_t>(length);
@@ -164,7 +164,7 @@ std::string EncodeHeader(MessageType type, int64_t length) {
 
 StatusOr<FrameHeader> DecodeHeader(std::string_view bytes) {
   CHECK(static_cast<int64_t>(bytes.size()) == kFrameHeaderBytes, bytes.size());
-  FieldReader reader(bytes);
+  MessageReader reader(bytes);
   uint32_t magic = 0;
   uint16_t version = 0;
   uint16_t type = 0;

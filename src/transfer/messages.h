@@ -68,7 +68,7 @@ enum class TransferRole : uint8_t {
 };
 
 // Writes fields in the order in which they are visited.
-class FieldWriter {
+class MessageWriter {
  public:
   template <typename T>
   void Number(T& value) {
@@ -103,13 +103,13 @@ class FieldWriter {
 };
 
 // Reads them again; whatever the bytes, it reads no others and makes no list longer than they are.
-class FieldReader {
+class MessageReader {
  public:
-  explicit FieldReader(std::string_view bytes) : bytes_(bytes) {}
+  explicit MessageReader(std::string_view bytes) : bytes_(bytes) {}
 
   template <typename T>
   void Number(T& value) {
-    using Raw = std::make_unsigned_t<typename FieldWriter::RawOf<T>::type>;
+    using Raw = std::make_unsigned_t<typename MessageWriter::RawOf<T>::type>;
     uint64_t raw = 0;
     if (!good_ || bytes_.size() < sizeof(Raw)) {
       good_ = false;
@@ -372,7 +372,7 @@ struct ReportMessage {
 // The bytes of anything with Visit.
 template <typename T>
 std::string FieldsOf(T value) {
-  FieldWriter writer;
+  MessageWriter writer;
   value.Visit(writer);
   return writer.Take();
 }
@@ -396,7 +396,7 @@ std::string Encode(const Message& message) {
 // The body of a frame: kInvalidArgument unless every byte is as it must be.
 template <typename Message>
 StatusOr<Message> Decode(std::string_view body) {
-  FieldReader reader(body);
+  MessageReader reader(body);
   Message message;
   message.Visit(reader);
   if (!reader.AllRead()) {

@@ -32,7 +32,7 @@ void RoomOpen::Visit(Visitor& v) {
 std::string RoomOpen::Encode() const { return FieldsOf(*this); }
 
 StatusOr<RoomOpen> RoomOpen::Decode(std::string_view bytes) {
-  FieldReader reader(bytes);
+  MessageReader reader(bytes);
   RoomOpen open;
   open.Visit(reader);
   if (reader.AllRead()) return open;
@@ -44,7 +44,7 @@ std::string RoomClose::Encode() const {
 }
 
 StatusOr<RoomClose> RoomClose::Decode(std::string_view bytes) {
-  FieldReader reader(bytes);
+  MessageReader reader(bytes);
   CloseFields fields;
   fields.Visit(reader);
   const auto code = static_cast<int>(fields.code);
