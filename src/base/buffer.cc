@@ -15,6 +15,7 @@
 namespace causeway {
 namespace {
 constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int kMadviseCollapse = 25;  // MADV_COLLAPSE, Linux 6.1; older ones refuse it
 
 // From two huge pages on: rounding up to whole ones then costs at most half as much again.
 int64_t AlignmentOf(int64_t bytes) { return bytes >= 2 * kHugePage ? kHugePage : 64; }
@@ -83,6 +84,10 @@ Buffer Buffer::Shared(int64_t bytes) {
   if (slack > 0) {
     madvise(out.data_, rounded, MADV_HUGEPAGE);
     SpreadOverNodes(out.data_, out.mapped_bytes_);
+    // By default Linux gives shared memory small pages whatever was advised (shmem_enabled). Those
+    // that exist it collapses on demand: one in each huge page is enough.
+    for (size_t i = 0; i < rounded; i += slack) out.as<char>()[i] = 0;
+    madvise(out.data_, rounded, kMadviseCollapse);
   }
   out.Zero();
   return out;

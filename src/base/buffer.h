@@ -21,6 +21,7 @@ class Buffer {
   // As Buffer(bytes), on all NUMA nodes in turn (from 4 MiB on): for what all ranks of a host read.
   static Buffer Spread(int64_t bytes);
   // As Spread, in memory that other processes can map (ReadOnly) for as long as this object lives.
+  // In huge pages from Linux 6.1 on.
   static Buffer Shared(int64_t bytes);
   // The first `bytes` bytes of the memory behind another process' shared_fd(), to be read only.
   // `fd` may be closed afterwards. kInvalidArgument where it is no such memory, or could shrink.

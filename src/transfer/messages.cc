@@ -122,8 +122,7 @@ Status HelloMessage::Check() const {
 Status ByeMessage::Check() const { return CheckEnd(kType, code, false); }
 
 Status OpenMessage::Check() const {
-  if (prompt_tokens < 1 || prompt_tokens > (int64_t{1} << 40) || skip < 0 || skip > prompt_tokens ||
-      dp < 0) {
+  if (prompt_tokens < 1 || prompt_tokens > (int64_t{1} << 40) || skip < 0 || skip > prompt_tokens) {
     return InvalidArgument(Text("an OPEN message of a prompt of ", prompt_tokens, " tokens, ", skip,
                                 " of them there, for group ", dp));
   }

@@ -1,7 +1,6 @@
 #include "transfer/receiver.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <map>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "transfer/link_loop.h"
 #include "transfer/received_tokens.h"
 #include "transfer/reporter.h"
+#include "transfer/row_intake.h"
 #include "transfer/shared_cache.h"
 
 namespace causeway {
@@ -50,7 +50,7 @@ class KvReceiver::Work : public LinkOwner {
     const auto fail = [&](const std::string& why) {
       Tell({.room = id, .status = InvalidArgument(Text("room ", id, ": ", why))});
     };
-    if (open.dp < 0 || open.dp >= options_.layout.dp) return fail(Text("no group ", open.dp));
+    if (!Range{0, options_.layout.dp}.Contains(open.dp)) return fail(Text("no group ", open.dp));
     if (open.prompt_tokens < 1 || open.skip < 0 || open.skip > open.prompt_tokens ||
         static_cast<int64_t>(open.pages.size()) * kPage < open.prompt_tokens) {
       return fail(Text(open.pages.size(), " pages for ", open.prompt_tokens, " tokens, ", open.skip,
@@ -127,9 +127,7 @@ class KvReceiver::Work : public LinkOwner {
     uint64_t link = 0;  // 0: none yet
     bool connecting = false;
     HelloMessage hello;
-    std::unique_ptr<KvCache> memory;  // mapped; null: by TCP
-    std::string rows;                 // of the run that is being received
-    std::vector<iovec> latents;       // where its latents go
+    std::unique_ptr<RowIntake> intake = {};  // of the link, once it is ready
   };
   struct PrefillServer {
     std::map<int, PrefillHost> hosts;
@@ -164,6 +162,12 @@ class KvReceiver::Work : public LinkOwner {
     return nullptr;
   }
 
+  // Of a link to one.
+  PrefillHost& HostOf(const Link& link) {
+    const LinkPlace& place = places_.at(link.id());
+    return servers_[place.server].hosts[place.host];
+  }
+
   // ---- Connecting
 
   // Has the room opened on a prefill host, as far as that is possible now.
@@ -177,7 +181,7 @@ class KvReceiver::Work : public LinkOwner {
     part.stage = Stage::kOpening;
     part.link = at.link;
     link->Send(OpenMessage{KeyOf(id, room), room.open.prompt_tokens, room.open.skip, room.open.dp,
-                           at.memory != nullptr});
+                           at.intake->in_memory()});
   }
 
   void Connect(const std::string& server, int host) {
@@ -205,14 +209,25 @@ class KvReceiver::Work : public LinkOwner {
     at.connecting = false;
     if (!socket.ok()) {
       ++counters_.peers_lost;
-      return FailAll(server, host, /*waiting=*/true, 0,
-                     Unavailable(Text("can't reach ", PeerText(server, host), ": ",
-                                      socket.status().message())));
+      FailAll(server, host, /*waiting=*/true, 0,
+              Unavailable(
+                  Text("can't reach ", PeerText(server, host), ": ", socket.status().message())));
+      return ForgetIfUnused(server);
     }
     Link& link = loop_.Add(std::move(*socket));
     at.link = link.id();
     places_[link.id()] = {server, host};
     link.Send(Hello(TransferRole::kDecode));
+  }
+
+  // Requests name any address: what nobody answers at must not stay.
+  void ForgetIfUnused(const std::string& server) {
+    const auto found = servers_.find(server);
+    if (found == servers_.end()) return;
+    for (const auto& [host, at] : found->second.hosts) {
+      if (at.link != 0 || at.connecting) return;
+    }
+    servers_.erase(found);
   }
 
   static std::string PeerText(const std::string& server, int host) {
@@ -293,16 +308,18 @@ class KvReceiver::Work : public LinkOwner {
     }
     if (host == 0) DropOldHosts(server, hello.server);
     PrefillHost& at = hosts[host];
-    at.memory = nullptr;
+    std::unique_ptr<KvCache> memory;
     if (options_.backend != TransferBackend::kTcp) {
-      auto memory = OpenSharedCache(hello);
-      if (memory.ok()) {
-        at.memory = std::move(*memory);
+      auto opened = OpenSharedCache(hello);
+      if (opened.ok()) {
+        memory = std::move(*opened);
       } else if (options_.backend == TransferBackend::kSharedMemory) {
         return Unavailable(Text("--disaggregation-transfer-backend shm: ", PeerText(server, host),
-                                ": ", memory.status().message()));
+                                ": ", opened.status().message()));
       }
     }
+    at.intake = std::make_unique<RowIntake>(cache_, conversions_, hello.side.shape,
+                                            options_.checksum || hello.checksum, std::move(memory));
     at.hello = std::move(hello);
     link.set_ready();
     for (auto& [id, room] : rooms_) {
@@ -328,7 +345,7 @@ class KvReceiver::Work : public LinkOwner {
     if (room == nullptr) return Status();
     const LinkPlace& place = places_[link.id()];
     const HelloMessage& hello = servers_[place.server].hosts[place.host].hello;
-    if (part->stage != Stage::kOpening || accepted.dp < 0 || accepted.dp >= hello.layout.dp) {
+    if (part->stage != Stage::kOpening || !Range{0, hello.layout.dp}.Contains(accepted.dp)) {
       return InvalidArgument(Text("an ACCEPTED message for group ", accepted.dp, " of ",
                                   hello.layout.dp, " of room ", accepted.key.room));
     }
@@ -373,145 +390,61 @@ class KvReceiver::Work : public LinkOwner {
     return room;
   }
 
-  // Latents go straight into the pages, unless their type changes; index keys, which pages hold
-  // packed, into rows first.
   StatusOr<std::vector<iovec>> PlaceRun(Link& link, const RunHeader& run, int64_t bytes) override {
     Part* part = nullptr;
     CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, run, part));
     if (room == nullptr) return std::vector<iovec>{};
-    const LinkPlace& place = places_[link.id()];
-    PrefillHost& at = servers_[place.server].hosts[place.host];
-    const KvShape& from = at.hello.side.shape;
-    const int64_t expected = run.count * (from.latent_bytes() + from.index_bytes());
-    if (bytes != expected) {
-      return InvalidArgument(
-          Text("found ", bytes, " bytes of keys of ", run.count, " tokens; expected ", expected));
+    RowIntake& intake = *HostOf(link).intake;
+    if (bytes != intake.RunBytes(run.count)) {
+      return InvalidArgument(Text("found ", bytes, " bytes of keys of ", run.count,
+                                  " tokens; expected ", intake.RunBytes(run.count)));
     }
-    const bool direct = SameLatents(from);
-    const int64_t latent_bytes = run.count * from.latent_bytes();
-    at.rows.resize(static_cast<size_t>(bytes - (direct ? latent_bytes : 0)));
-    at.latents = direct
-                     ? LatentPieces(cache_, run.layer, TokenPages{room->open.pages}, run.tokens())
-                     : std::vector<iovec>{{at.rows.data(), static_cast<size_t>(latent_bytes)}};
-    std::vector<iovec> places = at.latents;
-    if (from.index_bytes() > 0) {
-      places.push_back({IndexRowsOf(at, run), static_cast<size_t>(run.count * from.index_bytes())});
-    }
-    return places;
-  }
-
-  bool SameLatents(const KvShape& from) const {
-    return from.latent_type() == cache_.shape().latent_type();
-  }
-  char* IndexRowsOf(PrefillHost& at, const RunHeader& run) const {
-    const KvShape& from = at.hello.side.shape;
-    return at.rows.data() + (SameLatents(from) ? 0 : run.count * from.latent_bytes());
+    return intake.Place(run, TokenPages{room->open.pages});
   }
 
   Status RunArrived(Link& link, const RunHeader& run, const RunTrailer& trailer) override {
     Part* part = nullptr;
     CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, run, part));
     if (room == nullptr || !trailer.valid) return Status();
-    const LinkPlace& place = places_[link.id()];
-    FinishRows(*room, *part, servers_[place.server].hosts[place.host], run, trailer.checksum);
+    RowIntake& intake = *HostOf(link).intake;
+    Arrived(*room, *part, run, intake,
+            intake.Finish(run, TokenPages{room->open.pages}, trailer.checksum));
     return Status();
   }
 
   Status OnRunInMemory(Link& link, const std::string& body) {
     CAUSEWAY_ASSIGN_OR_RETURN(const RunInMemoryMessage message, Decode<RunInMemoryMessage>(body));
-    const RunHeader& run = message.run;
     Part* part = nullptr;
-    CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, run, part));
+    CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, message.run, part));
     if (room == nullptr) return Status();
-    const LinkPlace& place = places_[link.id()];
-    PrefillHost& at = servers_[place.server].hosts[place.host];
-    if (at.memory == nullptr) return InvalidArgument("keys in shared memory that is not mapped");
-    for (const int32_t page : message.pages) {
-      if (page < 0 || page >= at.memory->pages()) {
-        return InvalidArgument(Text("keys in page ", page, " of ", at.memory->pages()));
-      }
-    }
-    const KvShape& from = at.hello.side.shape;
-    const TokenPages source{message.pages, run.first / kPage};
-    const bool checks = options_.checksum || at.hello.checksum;
-    if (from == cache_.shape() && !checks) {
-      CopyRun(*at.memory, source, cache_, TokenPages{room->open.pages}, run.layer, run.tokens());
-      Arrived(*room, *part, run, at);
-      return Status();
-    }
-    // What is checked or converted is a copy: the other process may write to the pages meanwhile.
-    const int64_t latent_bytes = run.count * from.latent_bytes();
-    at.rows.resize(static_cast<size_t>(run.count * (from.latent_bytes() + from.index_bytes())));
-    char* to = at.rows.data();
-    for (const iovec& piece : LatentPieces(*at.memory, run.layer, source, run.tokens())) {
-      std::memcpy(to, piece.iov_base, piece.iov_len);
-      to += piece.iov_len;
-    }
-    LoadIndexRows(*at.memory, run.layer, source, run.tokens(), to);
-    at.latents = {{at.rows.data(), static_cast<size_t>(latent_bytes)}};
-    if (SameLatents(from)) {
-      const char* next = at.rows.data();
-      at.latents = LatentPieces(cache_, run.layer, TokenPages{room->open.pages}, run.tokens());
-      for (const iovec& piece : at.latents) {
-        std::memcpy(piece.iov_base, next, piece.iov_len);
-        next += piece.iov_len;
-      }
-      at.rows.erase(0, static_cast<size_t>(latent_bytes));
-    }
-    FinishRows(*room, *part, at, run, message.checksum);
+    RowIntake& intake = *HostOf(link).intake;
+    const Status status =
+        intake.Copy(message.run, message.pages, TokenPages{room->open.pages}, message.checksum);
+    if (status.code() == StatusCode::kInvalidArgument) return status;
+    Arrived(*room, *part, message.run, intake, status);
     return Status();
   }
 
-  // Checks what lies in at.latents and at.rows, and stores what is not in its place yet.
-  void FinishRows(Room& room, Part& part, PrefillHost& at, const RunHeader& run,
-                  uint64_t checksum) {
-    const KvShape& from = at.hello.side.shape;
-    const KvShape& to = cache_.shape();
-    const char* index_rows = IndexRowsOf(at, run);
-    if (options_.checksum || at.hello.checksum) {
-      const uint64_t found =
-          ChecksumOf(at.latents, from.latent_bytes(), index_rows, from.index_bytes(), run.count);
-      if (found != checksum) {
-        return Fail(run.key.room,
-                    InternalError(Text("room ", run.key.room, ": keys of layer ", run.layer,
-                                       ", tokens [", run.first, ", ", run.tokens().end,
-                                       ") came damaged: their checksum is ", found, ", expected ",
-                                       checksum)));
+  // Notes a run that is in its place, or fails its room.
+  void Arrived(Room& room, Part& part, const RunHeader& run, const RowIntake& intake,
+               Status status) {
+    if (status.ok()) {
+      if (const auto twice = room.tokens.Add(run.layer, run.tokens())) {
+        status = InternalError(Text("layer ", run.layer, " of token ", *twice, " came twice"));
       }
     }
-    const TokenPages pages{room.open.pages};
-    if (!SameLatents(from)) {
-      converted_.resize(static_cast<size_t>(run.count * to.latent_bytes()));
-      conversions_.latents(at.rows.data(), run.count, converted_.data());
-      const char* next = converted_.data();
-      for (const iovec& piece : LatentPieces(cache_, run.layer, pages, run.tokens())) {
-        std::memcpy(piece.iov_base, next, piece.iov_len);
-        next += piece.iov_len;
-      }
+    if (!status.ok()) {
+      return Fail(run.key.room,
+                  Status(status.code(), Text("room ", run.key.room, ": ", status.message())));
     }
-    if (from.index_bytes() > 0 && from.index_type() != to.index_type()) {
-      converted_.resize(static_cast<size_t>(run.count * to.index_bytes()));
-      conversions_.index_keys(index_rows, run.count, converted_.data());
-      index_rows = converted_.data();
-    }
-    StoreIndexRows(cache_, run.layer, pages, run.tokens(), index_rows);
-    Arrived(room, part, run, at);
-  }
-
-  void Arrived(Room& room, Part& part, const RunHeader& run, const PrefillHost& at) {
-    if (const auto twice = room.tokens.Add(run.layer, run.tokens())) {
-      return Fail(run.key.room, InternalError(Text("room ", run.key.room, ": layer ", run.layer,
-                                                   " of token ", *twice, " came twice")));
-    }
-    const KvShape& from = at.hello.side.shape;
-    const int64_t bytes = run.count * (from.latent_bytes() + from.index_bytes());
+    const int64_t bytes = intake.RunBytes(run.count);
     part.token_layers += run.count;
     room.bytes += bytes;
     if (!room.first_run) room.first_run = Clock::now();
     room.until = Deadline::AfterMs(options_.waiting_timeout_ms);
     ++counters_.runs;
     counters_.bytes += bytes;
-    if (at.memory != nullptr) counters_.shared_memory_bytes += bytes;
+    if (intake.in_memory()) counters_.shared_memory_bytes += bytes;
     const int64_t step = kProgressEvents * room.tokens.received() / room.tokens.total();
     if (step <= room.progress) return;
     room.progress = static_cast<int>(step);
@@ -646,12 +579,13 @@ class KvReceiver::Work : public LinkOwner {
     const bool current = at.link == link.id();
     if (current) {
       at.link = 0;
-      at.memory = nullptr;
+      at.intake = nullptr;
     }
     // A refusal keeps its own code; all else is a peer that is gone.
     const std::string text = Text("lost ", PeerText(place.server, place.host), ": ", why.message());
     FailAll(place.server, place.host, /*waiting=*/current, link.id(),
             why.code() == StatusCode::kInvalidArgument ? InvalidArgument(text) : Unavailable(text));
+    ForgetIfUnused(place.server);
   }
 
   int64_t Tick() override {
@@ -692,7 +626,6 @@ class KvReceiver::Work : public LinkOwner {
   std::map<std::string, PrefillServer> servers_;    // by the address of host 0
   std::unordered_map<uint64_t, LinkPlace> places_;  // by link
   uint64_t next_ticket_ = 1;
-  std::string converted_;  // rows of one run
 
   LinkLoop loop_;
   Reporter reporter_;

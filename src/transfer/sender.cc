@@ -242,7 +242,7 @@ class KvSender::Work : public LinkOwner {
   Status OnOpen(Link& link, const std::string& body) {
     CAUSEWAY_ASSIGN_OR_RETURN(const OpenMessage open, Decode<OpenMessage>(body));
     const HelloMessage& hello = peers_[link.id()].hello;
-    if (hello.role != TransferRole::kDecode || open.dp >= hello.layout.dp) {
+    if (hello.role != TransferRole::kDecode || !Range{0, hello.layout.dp}.Contains(open.dp)) {
       return InvalidArgument(Text("an OPEN message for group ", open.dp, " of ", hello.layout.dp));
     }
     const uint64_t id = open.key.room;
