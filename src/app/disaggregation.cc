@@ -118,7 +118,8 @@ Status Disaggregation::Make(const DisaggregationFlags& flags, const std::string&
   }
   const bool first = transfer.host == 0;
   // Decode servers are given host 0's port by the router, and the others' by host 0.
-  transfer.listen = Join(first ? address : own, flags.prefills() && first ? flags.bootstrap_port : 0);
+  transfer.listen =
+      Join(first ? address : own, flags.prefills() && first ? flags.bootstrap_port : 0);
   CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
                             host.ExchangeTexts(Encode(ServerId::Random())));
   CAUSEWAY_ASSIGN_OR_RETURN(transfer.server, DecodeId(ids[0]));

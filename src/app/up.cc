@@ -20,8 +20,8 @@ namespace causeway {
 namespace {
 
 constexpr int64_t kPollMs = 100;
-// Before a part that has died is started again; doubled each time, up to a limit, and forgotten once
-// it has lived for a while.
+// Before a part that has died is started again; doubled each time, up to a limit, and forgotten
+// once it has lived for a while.
 constexpr int64_t kFirstBackoffMs = 500;
 constexpr int64_t kMostBackoffMs = 30'000;
 constexpr int64_t kStableMs = 60'000;
@@ -160,8 +160,15 @@ Arguments Words(const std::string& text) {
 }
 
 Arguments ServeArguments(const UpFlags& flags, const std::string& mode, const std::string& own) {
-  Arguments out = {"serve", "--model-path", flags.model_path, "--host", "127.0.0.1", "--port", "0",
-                   "--disaggregation-mode", mode};
+  Arguments out = {"serve",
+                   "--model-path",
+                   flags.model_path,
+                   "--host",
+                   "127.0.0.1",
+                   "--port",
+                   "0",
+                   "--disaggregation-mode",
+                   mode};
   if (mode == "prefill") {
     out.insert(out.end(), {"--disaggregation-bootstrap-port", "0"});
   }
@@ -223,8 +230,7 @@ Status RunParts(const UpFlags& flags, const std::string& log_dir) {
   const Deadline deadline = Deadline::After(std::chrono::seconds(flags.startup_timeout));
   std::vector<std::unique_ptr<Part>> parts;
   const auto add = [&](std::string name, Arguments arguments, const char* ready) {
-    parts.push_back(
-        std::make_unique<Part>(std::move(name), log_dir, std::move(arguments), ready));
+    parts.push_back(std::make_unique<Part>(std::move(name), log_dir, std::move(arguments), ready));
     return parts.back()->Start();
   };
   for (size_t i = 0; i < flags.prefill.size(); ++i) {
@@ -235,7 +241,7 @@ Status RunParts(const UpFlags& flags, const std::string& log_dir) {
     CAUSEWAY_RETURN_IF_ERROR(
         add(Text("decode-", i), ServeArguments(flags, "decode", flags.decode[i]), "serving"));
   }
-  Arguments route = {"route", "--pd-disaggregation", "--host", flags.host,
+  Arguments route = {"route",  "--pd-disaggregation",     "--host", flags.host,
                      "--port", std::to_string(flags.port)};
   for (size_t i = 0; i < parts.size(); ++i) {
     CAUSEWAY_ASSIGN_OR_RETURN(const bool serves, parts[i]->WaitUntilItServes(signals, deadline));
@@ -309,8 +315,9 @@ void AddUp(CLI::App& app, Run& run) {
   command->add_option("--startup-timeout", flags->startup_timeout, "Seconds for all to serve")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  command->add_option("--stop-timeout", flags->stop_timeout,
-                      "Seconds for all to end after SIGINT or SIGTERM; then they are killed")
+  command
+      ->add_option("--stop-timeout", flags->stop_timeout,
+                   "Seconds for all to end after SIGINT or SIGTERM; then they are killed")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   command->callback([flags, &run] { run = [flags] { return RunUp(*flags); }; });

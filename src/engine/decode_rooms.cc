@@ -15,13 +15,12 @@ StatusOr<std::unique_ptr<DecodeRooms>> DecodeRooms::Make(const TransferOptions& 
                                                          const KvCache& cache,
                                                          RowConversions conversions) {
   std::unique_ptr<DecodeRooms> rooms(new DecodeRooms(options));
-  CAUSEWAY_ASSIGN_OR_RETURN(
-      rooms->receiver_,
-      KvReceiver::Make(options, cache, std::move(conversions),
-                       [out = rooms.get()](const ReceiverEvent& event) {
-                         const std::lock_guard lock(out->mutex_);
-                         if (out->listener_) out->listener_(event);
-                       }));
+  CAUSEWAY_ASSIGN_OR_RETURN(rooms->receiver_,
+                            KvReceiver::Make(options, cache, std::move(conversions),
+                                             [out = rooms.get()](const ReceiverEvent& event) {
+                                               const std::lock_guard lock(out->mutex_);
+                                               if (out->listener_) out->listener_(event);
+                                             }));
   return rooms;
 }
 
@@ -51,6 +50,10 @@ void DecodeRooms::Open(RoomOpen open) {
   // Here first: reports of the others must find the room.
   receiver_->Open(std::move(open));
   Tell(kOpen, bytes);
+}
+
+void DecodeRooms::Decline(const Bootstrap& bootstrap, const Status& why) {
+  receiver_->Decline(bootstrap.host, bootstrap.port, {static_cast<uint64_t>(bootstrap.room), why});
 }
 
 void DecodeRooms::Close(const RoomClose& close) {

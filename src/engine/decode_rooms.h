@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/rank_group.h"
+#include "engine/request.h"
 #include "transfer/receiver.h"
 
 namespace causeway {
@@ -31,6 +32,8 @@ class DecodeRooms {
   void Open(RoomOpen open);
   void Close(const RoomClose& close);
   Status SendNotes();
+  // A request ends before its room has been opened: the prefill server need not wait for it.
+  void Decline(const Bootstrap& bootstrap, const Status& why);
 
   KvReceiver& receiver() { return *receiver_; }
 

@@ -1,5 +1,5 @@
-// A prefill engine and a decode engine in one process, joined by a real transfer: together they give
-// the tokens of one engine, whatever the layouts, chunks, caches and failures.
+// A prefill engine and a decode engine in one process, joined by a real transfer: together they
+// give the tokens of one engine, whatever the layouts, chunks, caches and failures.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -159,8 +159,8 @@ const std::vector<Answer>& AnswersOfOneServer() {
     Engine engine(*host, {.limits = {}});
     std::vector<std::unique_ptr<Client>> clients;
     for (const Wanted& wanted : Requests()) {
-      clients.push_back(std::make_unique<Client>(std::to_string(clients.size()), wanted.prompt,
-                                                 wanted.sampling));
+      clients.push_back(
+          std::make_unique<Client>(std::to_string(clients.size()), wanted.prompt, wanted.sampling));
       EXPECT_TRUE(engine.Submit(clients.back()->request()).ok());
     }
     std::vector<Answer> out;
@@ -173,7 +173,8 @@ const std::vector<Answer>& AnswersOfOneServer() {
   return answers;
 }
 
-void ExpectTheAnswersOfOneServer(const ServerSetup& prefill_setup, const ServerSetup& decode_setup) {
+void ExpectTheAnswersOfOneServer(const ServerSetup& prefill_setup,
+                                 const ServerSetup& decode_setup) {
   PrefillServer prefill(prefill_setup);
   DecodeServer decode(decode_setup);
   std::vector<Pair> pairs;
@@ -275,8 +276,7 @@ TEST(Disaggregation, WhoeverIsCancelledTheOtherSideEndsToo) {
   PrefillServer prefill({.chunk = 16});
   DecodeServer decode({});
   for (const bool cancel_prefill : {false, true}) {
-    const Pair pair =
-        MakePair(7, Prompt(250, 1), Greedy(4), prefill.port());
+    const Pair pair = MakePair(7, Prompt(250, 1), Greedy(4), prefill.port());
     Client& cancelled = cancel_prefill ? *pair.prefill : *pair.decode;
     Engine& engine = cancel_prefill ? prefill.engine() : decode.engine();
     ASSERT_TRUE(prefill.engine().Submit(pair.prefill->request()).ok());
@@ -291,6 +291,28 @@ TEST(Disaggregation, WhoeverIsCancelledTheOtherSideEndsToo) {
     }
     EXPECT_EQ(prefill.engine().load().used_tokens, 0);
     EXPECT_EQ(decode.engine().load().used_tokens, 0);
+  }
+}
+
+// Before it has pages, so that its room is never opened.
+TEST(Disaggregation, WhoeverLeavesTheQueueOfTheDecodeServerIsNotWaitedFor) {
+  PrefillServer prefill({});
+  DecodeServer decode({.host = {.total_tokens = 256}});
+  for (const bool decode_first : {false, true}) {
+    const Pair large = MakePair(10, Prompt(200, 1), Greedy(50), prefill.port());
+    const Pair waiting = MakePair(11, Prompt(200, 2), Greedy(50), prefill.port());
+    ASSERT_TRUE(decode.engine().Submit(large.decode->request()).ok());  // takes all pages
+    ASSERT_TRUE(decode.engine().Submit(waiting.decode->request()).ok());
+    if (!decode_first) ASSERT_TRUE(prefill.engine().Submit(waiting.prefill->request()).ok());
+    decode.engine().Cancel("11");
+    ASSERT_TRUE(waiting.decode->WaitForFinish());
+    if (decode_first) ASSERT_TRUE(prefill.engine().Submit(waiting.prefill->request()).ok());
+    ASSERT_TRUE(waiting.prefill->WaitForFinish());
+    EXPECT_FALSE(waiting.prefill->result().status.ok());
+    ASSERT_TRUE(prefill.engine().Submit(large.prefill->request()).ok());
+    ASSERT_TRUE(large.decode->WaitForFinish());
+    ASSERT_TRUE(large.prefill->WaitForFinish());
+    EXPECT_TRUE(large.decode->result().status.ok()) << large.decode->result().status.message();
   }
 }
 

@@ -239,8 +239,7 @@ bool Engine::Drain(Deadline deadline) {
 
 void Engine::Loop() {
   for (;;) {
-    const bool idle =
-        scheduler_.idle() || (scheduler_.stuck() && plan_.batch.extends.empty());
+    const bool idle = scheduler_.idle() || (scheduler_.stuck() && plan_.batch.extends.empty());
     if (idle) Deliver();
     if (!SendNotes()) break;
     HandleCommands(/*wait=*/idle);
@@ -504,6 +503,8 @@ void Engine::Finish(Sequence& sequence, FinishReason reason, Status status,
   }
   if (sequence.receives && sequence.stage == Sequence::Stage::kTransfer) {
     options_.decode_rooms->Close({RoomOf(sequence), status});
+  } else if (sequence.receives && sequence.stage == Sequence::Stage::kWaiting) {
+    options_.decode_rooms->Decline(*sequence.request->bootstrap, status);
   }
   // A sequence that ran was counted out in MakePlan.
   if (sequence.stage == Sequence::Stage::kWaiting) queued_.fetch_sub(1);

@@ -1,7 +1,7 @@
-// The part of the engine that keys from and to other servers concern. A room ends by an event of the
-// transfer, whoever wants it to end: until then the pages of a sequence that sends are read, and the
-// sequence stays where it is with its result. What receives ends at once, as nothing is written any
-// more once its room is closed.
+// The part of the engine that keys from and to other servers concern. A room ends by an event of
+// the transfer, whoever wants it to end: until then the pages of a sequence that sends are read,
+// and the sequence stays where it is with its result. What receives ends at once, as nothing is
+// written any more once its room is closed.
 #include <utility>
 
 #include "engine/engine.h"
@@ -87,8 +87,7 @@ void Engine::HandleSender(const SenderEvent& event) {
 
 void Engine::HandleReceiver(const ReceiverEvent& event) {
   Sequence* const sequence = FindRoom(event.room);
-  if (sequence == nullptr || !sequence->receives ||
-      sequence->stage != Sequence::Stage::kTransfer) {
+  if (sequence == nullptr || !sequence->receives || sequence->stage != Sequence::Stage::kTransfer) {
     return;
   }
   KvTransfer& transfer = sequence->transfer;

@@ -22,9 +22,9 @@ class ModelHost;
 
 struct HostOptions {
   std::string model_path;
-  DType dtype = DType::kBf16;  // the numeric mode, DESIGN section 5
-  bool int8_index = false;     // index keys of the cache as int8, else in `dtype`
-  bool int8_kv = false;        // latents of the cache as int8, else in `dtype`
+  DType dtype = DType::kBf16;               // the numeric mode, DESIGN section 5
+  bool int8_index = false;                  // index keys of the cache as int8, else in `dtype`
+  bool int8_kv = false;                     // latents of the cache as int8, else in `dtype`
   KvMemory kv_memory = KvMemory::kPrivate;  // kShared: of a prefill server
   std::string isa = "auto";
   int64_t context_length = 0;    // tokens per sequence; 0: as far as the KV cache goes

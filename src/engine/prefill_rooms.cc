@@ -37,8 +37,8 @@ void PrefillRooms::Begin(const Extend& extend) {
   }
   sender_->Begin(room, extend.pages);
   // What the prefix cache had: all hosts of the group hold it, and each sends a share.
-  const std::vector<Range> cached = RunsOfHost(
-      RunsOfCached(options_.layout, extend.dp, {0, extend.begin}), options_.host);
+  const std::vector<Range> cached =
+      RunsOfHost(RunsOfCached(options_.layout, extend.dp, {0, extend.begin}), options_.host);
   sender_->PagesWritten(room, kAllLayers, cached);
 }
 
@@ -56,9 +56,8 @@ void PrefillRooms::OnLayer(const Batch& batch, const StepSlices& slices, int64_t
     if (extend.room < 0) continue;
     const auto room = static_cast<uint64_t>(extend.room);
     if (layer == 0 && begun_.insert(extend.room).second) Begin(extend);
-    const std::vector<Range> written =
-        RunsOfHost(RunsOfChunk(options_.layout, extend.dp, slices, static_cast<int32_t>(i)),
-                   options_.host);
+    const std::vector<Range> written = RunsOfHost(
+        RunsOfChunk(options_.layout, extend.dp, slices, static_cast<int32_t>(i)), options_.host);
     sender_->PagesWritten(room, layer, written);
     if (layer < layers_ - 1 || extend.end() < extend.room_tokens) continue;
     begun_.erase(extend.room);

@@ -22,8 +22,8 @@ class PrefillRooms {
   // Listens. `cache` must outlive this.
   static StatusOr<std::unique_ptr<PrefillRooms>> Make(const TransferOptions& options,
                                                       const KvCache& cache);
-  // Has every step of the ranks from now on look for rooms. The ranks must run no step any more when
-  // this ends.
+  // Has every step of the ranks from now on look for rooms. The ranks must run no step any more
+  // when this ends.
   void Attach(RankGroup& ranks);
   // Who hears of rooms (KvSender::Make): host 0's engine, before its first room.
   void SetListener(std::function<void(const SenderEvent&)> listener);
@@ -42,7 +42,7 @@ class PrefillRooms {
   std::mutex mutex_;
   std::function<void(const SenderEvent&)> listener_;  // guarded by mutex_
   std::set<int64_t> begun_;                           // of the first rank's thread
-  std::unique_ptr<KvSender> sender_;  // last: its thread calls the listener
+  std::unique_ptr<KvSender> sender_;                  // last: its thread calls the listener
 };
 
 }  // namespace causeway

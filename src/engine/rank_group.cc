@@ -122,9 +122,7 @@ Status RankGroup::failure() const {
   return broadcaster_ == nullptr ? Status() : broadcaster_->lost();
 }
 
-void RankGroup::SetLayerHook(LayerHook hook) {
-  workers_.front()->SetLayerHook(std::move(hook));
-}
+void RankGroup::SetLayerHook(LayerHook hook) { workers_.front()->SetLayerHook(std::move(hook)); }
 
 Status RankGroup::Note(const std::string& note) {
   if (broadcaster_ == nullptr) return Status();
@@ -138,12 +136,11 @@ Status RankGroup::Note(const std::string& note) {
 
 Status RankGroup::Follow() {
   CHECK(options_.hosts != nullptr && options_.host > 0, options_.host);
-  const FollowerActions actions{[this] { ClearHere(); },
-                                [this] { return EncodeCounts(CountsHere()); },
-                                [this](const std::string& note) {
-                                  return note_hook_ ? note_hook_(note)
-                                                    : InternalError("a note that nobody takes");
-                                }};
+  const FollowerActions actions{
+      [this] { ClearHere(); }, [this] { return EncodeCounts(CountsHere()); },
+      [this](const std::string& note) {
+        return note_hook_ ? note_hook_(note) : InternalError("a note that nobody takes");
+      }};
   try {
     while (const std::optional<Batch> batch = ReceiveStep(*options_.hosts, actions)) {
       StepOutput output(weights_.config(), weights_.mode(), *batch, nullptr);

@@ -139,7 +139,7 @@ struct Request {
   std::string id;
   std::vector<int32_t> prompt;  // not empty
   SamplingParams sampling;
-  std::optional<Bootstrap> bootstrap = {};  // of servers that only prefill or only decode
+  std::optional<Bootstrap> bootstrap = {};           // of servers that only prefill or only decode
   std::function<void(const TokenOutput&)> on_token;  // not called for the eos or stop token
   std::function<void(const RequestResult&)> on_finish;
 };

@@ -51,7 +51,7 @@ struct Sequence {
   bool sending = false;  // has been in a step
   TokenOutput first_token = {.token = -1, .top = {}};  // for the decode server
   bool room_ended = false;                             // its pages are not read any more
-  KvTransfer transfer;  // of who sends or receives
+  KvTransfer transfer;                                 // of who sends or receives
   struct Result {
     FinishReason reason = FinishReason::kError;
     Status status;
@@ -170,10 +170,10 @@ class Scheduler {
 
   // First a page for each decoding sequence that needs one, the oldest first: where none is left,
   // the youngest running sequence is retracted that is not in transfer. It waits again, before all
-  // others, and keeps its output. Then admits waiting sequences, one after another by the policy, as long as pages and
-  // limits allow; then one extend for every decoding sequence, and chunks of the others within the
-  // token budget, oldest first. owners[i] owns batch.extends[i]. Empty only if stuck(), or if all
-  // that run are ending.
+  // others, and keeps its output. Then admits waiting sequences, one after another by the policy,
+  // as long as pages and limits allow; then one extend for every decoding sequence, and chunks of
+  // the others within the token budget, oldest first. owners[i] owns batch.extends[i]. Empty only
+  // if stuck(), or if all that run are ending.
   //
   // The step before may still run. Then its sequences are as they will be after it (Computed), with
   // a pending token where one is to come: no page is written before that step has ended, whoever
@@ -261,7 +261,7 @@ class Scheduler {
   int64_t admitted_tokens_ = 0;  // what its newly admitted sequences have to compute
   bool stuck_ = true;
   std::vector<Sequence*> receivers_;
-  double token_ns_ = 0.0;        // what one took in the last step that had any; 0: not known
+  double token_ns_ = 0.0;  // what one took in the last step that had any; 0: not known
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
 };

@@ -42,8 +42,8 @@ class SchedulerTransferTest : public testing::Test {
     std::string out;
     for (size_t i = 0; i < owners.size(); ++i) {
       const Extend& e = batch.extends[i];
-      out += Text(out.empty() ? "" : " ", owners[i]->request->id, ":", e.decode ? "d" : "",
-                  e.begin, "+", e.tokens.size());
+      out += Text(out.empty() ? "" : " ", owners[i]->request->id, ":", e.decode ? "d" : "", e.begin,
+                  "+", e.tokens.size());
       scheduler_->Computed(*owners[i], e.end());
       if (e.logits == LogitsWanted::kNone) continue;
       owners[i]->output.push_back(7);

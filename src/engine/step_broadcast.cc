@@ -24,7 +24,14 @@ constexpr int64_t kMostCounts = int64_t{1} << 30;  // bytes of one host; far abo
 
 // What host 0 sends first; every other host answers with its `kind`, so that host 0 sees it alive.
 struct Header {
-  enum Kind : int64_t { kBeat = 1, kStep = 2, kEnd = 3, kClearCounts = 4, kSendCounts = 5, kNote = 6 };
+  enum Kind : int64_t {
+    kBeat = 1,
+    kStep = 2,
+    kEnd = 3,
+    kClearCounts = 4,
+    kSendCounts = 5,
+    kNote = 6
+  };
   int64_t kind = kBeat;
   int64_t bytes = 0;  // of the batch or the note that follows
 };
@@ -103,7 +110,8 @@ StatusOr<Batch> DecodeBatch(const std::string& bytes) {
     int64_t logits = 0;
     int64_t dp = 0;
     if (!reader.Get(extend.begin) || !reader.Get(decode) || !reader.Get(logits) ||
-        !reader.Get(dp) || !reader.Get(extend.room) || !reader.Get(extend.room_tokens) || !reader.Get(extend.tokens) || !reader.Get(extend.pages)) {
+        !reader.Get(dp) || !reader.Get(extend.room) || !reader.Get(extend.room_tokens) ||
+        !reader.Get(extend.tokens) || !reader.Get(extend.pages)) {
       return broken;
     }
     if (logits < 0 || logits > static_cast<int64_t>(LogitsWanted::kAll)) return broken;

@@ -32,7 +32,8 @@ struct Extend {
 
 struct Batch {
   std::vector<Extend> extends;
-  std::vector<int64_t> closed_rooms = {};  // ended early since the last step: nothing of them is sent
+  std::vector<int64_t> closed_rooms =
+      {};  // ended early since the last step: nothing of them is sent
 
   int64_t tokens() const;
   // Of the extends of one data-parallel group; those of others are empty.

@@ -43,8 +43,7 @@ Read ReadNative(ServerRole role, const std::string& body) {
 Read ReadCompletion(ServerRole role, const std::string& body) {
   OpenAiRequest request;
   const ServedModel model = Model(role);
-  if (const auto error =
-          ParseOpenAiRequest(Endpoint::kCompletions, body, model, request)) {
+  if (const auto error = ParseOpenAiRequest(Endpoint::kCompletions, body, model, request)) {
     return {{}, error->param, error->message};
   }
   Read out;
@@ -76,10 +75,10 @@ TEST(BootstrapTest, SeveralPromptsHaveListsOrRoomsOneAfterAnother) {
   EXPECT_EQ(
       ReadCompletion(ServerRole::kDecode, Text(R"({"prompt": ["a", "b"], )", lists, "}")).rooms,
       (Rooms{"p:1/5", "q:2/6"}));
-  EXPECT_EQ(ReadCompletion(ServerRole::kDecode,
-                           Text(R"({"prompt": ["a", "b"], "n": 3, )", kOne, "}"))
-                .rooms,
-            (Rooms{"p:9000/7", "p:9000/10"}))
+  EXPECT_EQ(
+      ReadCompletion(ServerRole::kDecode, Text(R"({"prompt": ["a", "b"], "n": 3, )", kOne, "}"))
+          .rooms,
+      (Rooms{"p:9000/7", "p:9000/10"}))
       << "each answer has its own";
 }
 

@@ -125,29 +125,30 @@ std::vector<Bootstrap> ReadBootstrap(FieldReader& fields, ServerRole role, size_
   const Json* const room = fields.Any("bootstrap_room");
   const bool one_room = room != nullptr && !room->is_array();
   const bool rooms = each("bootstrap_room", [&](size_t i, const Json& value) {
-    if (value.is_number_integer() && !(value.is_number_unsigned() &&
-                                       value.get<uint64_t>() > INT64_MAX) &&
+    if (value.is_number_integer() &&
+        !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX) &&
         value.get<int64_t>() >= 0) {
       const uint64_t behind = one_room ? i * static_cast<uint64_t>(n) : 0;
       out[i].room = RoomBehind(value.get<int64_t>(), behind);
     } else {
-      fields.Fail("bootstrap_room",
-                  Text("bootstrap_room is ", DescribeJson(value), "; expected an integer from 0 to ",
-                       INT64_MAX));
+      fields.Fail("bootstrap_room", Text("bootstrap_room is ", DescribeJson(value),
+                                         "; expected an integer from 0 to ", INT64_MAX));
     }
   });
   if (role == ServerRole::kCombined) {
     for (const char* name : {"bootstrap_room", "bootstrap_host", "bootstrap_port"}) {
       const Json* value = fields.Any(name);
       if (value == nullptr) continue;
-      fields.Fail(name, Text(name, ": this server does all of a request itself; only one with "
+      fields.Fail(name, Text(name,
+                             ": this server does all of a request itself; only one with "
                              "--disaggregation-mode prefill or decode takes it"));
     }
     return {};
   }
   if (!rooms) {
-    fields.Fail("bootstrap_room", "bootstrap_room is missing: this server does only a part of each "
-                                  "request; send it to the router");
+    fields.Fail("bootstrap_room",
+                "bootstrap_room is missing: this server does only a part of each "
+                "request; send it to the router");
   } else if (role == ServerRole::kDecode && !hosts) {
     fields.Fail("bootstrap_host", "bootstrap_host is missing: where the prompt's keys come from");
   }

@@ -34,7 +34,7 @@ struct ServedModel {
   ReasoningFormat reasoning_format = ReasoningFormat::kDeepSeekV3;
   GrammarStore* grammars = nullptr;  // of constrained answers; null: there are none
   ServerRole role = ServerRole::kCombined;
-  int64_t stream_interval = 1;       // tokens from one event of a stream to the next
+  int64_t stream_interval = 1;  // tokens from one event of a stream to the next
   // Seeds of requests without one; called on the thread that parses requests.
   std::function<uint64_t()> next_seed = &RandomSeed;
 };
@@ -62,8 +62,8 @@ int64_t RoomBehind(int64_t room, uint64_t count);
 
 // "bootstrap_host", "bootstrap_port" and "bootstrap_room", by which a prefill and a decode server
 // know a request of both: lists with a value for each prompt, or one value for all, of which answer
-// i takes the room plus i, as with SGLang. By prompt: the first of its `n` answers has this room, the
-// others those behind it. Empty if there is no room: a server of either role needs one, others
+// i takes the room plus i, as with SGLang. By prompt: the first of its `n` answers has this room,
+// the others those behind it. Empty if there is no room: a server of either role needs one, others
 // refuse it.
 std::vector<Bootstrap> ReadBootstrap(FieldReader& fields, ServerRole role, size_t prompts,
                                      int64_t n);

@@ -18,6 +18,7 @@ namespace causeway {
 namespace {
 
 constexpr int kProgressEvents = 16;
+constexpr size_t kMostFarewells = 4096;  // to one prefill server
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 using Clock = Deadline::Clock;
@@ -69,8 +70,7 @@ class KvReceiver::Work : public LinkOwner {
     const bool wants = std::find(group.begin(), group.end(), options_.host) != group.end();
     if (!wants) open.skip = open.prompt_tokens;
     room.ticket = next_ticket_++;
-    room.server = open.host.find(':') == std::string::npos ? Text(open.host, ":", open.port)
-                                                           : Text("[", open.host, "]:", open.port);
+    room.server = AddressOf(open.host, open.port);
     room.tokens = ReceivedTokens(cache_.shape().layers, {open.skip, open.prompt_tokens});
     room.open = std::move(open);
     room.until = Deadline::AfterMs(options_.bootstrap_timeout_ms);
@@ -85,6 +85,7 @@ class KvReceiver::Work : public LinkOwner {
     if (found == rooms_.end()) return;
     const Room& room = found->second;
     for (const auto& [host, part] : room.parts) {
+      if (host == 0 && part.stage == Stage::kWaiting) SayFarewell(room.server, {id, why});
       Link* const link = loop_.Find(part.link);
       if (link == nullptr) continue;
       link->DropRun(KeyOf(id, room));
@@ -99,7 +100,40 @@ class KvReceiver::Work : public LinkOwner {
     rooms_.erase(found);
   }
 
+  // Has the prefill server told that a room is over which has not been opened there.
+  void Decline(const std::string& host, int port, const RoomClose& close) {
+    if (options_.host > 0) return;
+    const std::string server = AddressOf(host, port);
+    SayFarewell(server, close);
+    PrefillHost& at = servers_[server].hosts[0];
+    Link* const link = at.link == 0 ? nullptr : loop_.Find(at.link);
+    if (link != nullptr && link->ready()) {
+      SendFarewells(server, *link);
+    } else if (link == nullptr && !at.connecting) {
+      Connect(server, 0);
+    }
+  }
+
  private:
+  static std::string AddressOf(const std::string& host, int port) {
+    return host.find(':') == std::string::npos ? Text(host, ":", port)
+                                               : Text("[", host, "]:", port);
+  }
+
+  // Sent when the connection is there; forgotten if it does not come.
+  void SayFarewell(const std::string& server, const RoomClose& close) {
+    std::vector<RoomClose>& farewells = farewells_[server];
+    if (farewells.size() < kMostFarewells) farewells.push_back(close);
+  }
+  void SendFarewells(const std::string& server, Link& link) {
+    const auto found = farewells_.find(server);
+    if (found == farewells_.end()) return;
+    for (const RoomClose& close : found->second) {
+      link.Send(CancelMessage{{close.room, next_ticket_++}, close.why.code(), close.why.message()});
+    }
+    farewells_.erase(found);
+  }
+
   // Of a room on one prefill host.
   enum class Stage { kWaiting, kOpening, kAccepted, kDone, kAcked, kReleased, kRefused };
   struct Part {
@@ -210,8 +244,9 @@ class KvReceiver::Work : public LinkOwner {
     if (!socket.ok()) {
       ++counters_.peers_lost;
       FailAll(server, host, /*waiting=*/true, 0,
-              Unavailable(
-                  Text("can't reach ", PeerText(server, host), ": ", socket.status().message())));
+              Unavailable(Text("can't reach ", PeerText(server, host), ": ",
+                               socket.status().message())));
+      if (host == 0) farewells_.erase(server);
       return ForgetIfUnused(server);
     }
     Link& link = loop_.Add(std::move(*socket));
@@ -322,6 +357,7 @@ class KvReceiver::Work : public LinkOwner {
                                             options_.checksum || hello.checksum, std::move(memory));
     at.hello = std::move(hello);
     link.set_ready();
+    if (host == 0) SendFarewells(server, link);
     for (auto& [id, room] : rooms_) {
       if (room.server == server && room.parts.contains(host)) Advance(id, room, host);
     }
@@ -624,6 +660,7 @@ class KvReceiver::Work : public LinkOwner {
 
   std::unordered_map<uint64_t, Room> rooms_;
   std::map<std::string, PrefillServer> servers_;    // by the address of host 0
+  std::map<std::string, std::vector<RoomClose>> farewells_;
   std::unordered_map<uint64_t, LinkPlace> places_;  // by link
   uint64_t next_ticket_ = 1;
 
@@ -656,6 +693,10 @@ void KvReceiver::SetReportAddress(std::string address) {
 void KvReceiver::Open(RoomOpen open) {
   work_->loop().Post(
       [work = work_.get(), open = std::move(open)]() mutable { work->Open(std::move(open)); });
+}
+
+void KvReceiver::Decline(const std::string& host, int port, const RoomClose& close) {
+  work_->loop().Post([work = work_.get(), host, port, close] { work->Decline(host, port, close); });
 }
 
 void KvReceiver::Cancel(const RoomClose& close) {

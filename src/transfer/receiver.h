@@ -84,6 +84,9 @@ class KvReceiver {
   // must stay its own. Without effect on hosts that take no part (HostsOfRoom). A room that is open
   // already, or makes no sense, is kFailed.
   void Open(RoomOpen open);
+  // A room that will not be opened, though its request has come: the prefill server at that address
+  // is told, when it can be reached, so that it does not wait. Never waits.
+  void Decline(const std::string& host, int port, const RoomClose& close);
   // When it returns, nothing writes to the room's pages any more. Ends it with kFailed, unless it
   // has ended.
   void Cancel(const RoomClose& close);

@@ -64,6 +64,12 @@ class KvSender::Work : public LinkOwner {
     room.prompt_tokens = prompt_tokens;
     room.dp = dp;
     room.until = Deadline::AfterMs(options_.bootstrap_timeout_ms);
+    if (const auto declined = declined_.find(id); declined != declined_.end()) {
+      const Status why = declined->second;
+      declined_.erase(declined);
+      Fail(id, why);
+      return Status();
+    }
     for (Opening& opening : room.openings) {
       if (!Accept(id, room, opening)) break;  // the room is gone
     }
@@ -335,16 +341,26 @@ class KvSender::Work : public LinkOwner {
 
   Status OnCancel(Link& link, const std::string& body) {
     CAUSEWAY_ASSIGN_OR_RETURN(const CancelMessage cancel, Decode<CancelMessage>(body));
+    const Status why(cancel.code, Text("the decode server: ", cancel.text));
     const auto found = rooms_.find(cancel.key.room);
-    if (found == rooms_.end()) return Status();
-    Opening* const opening = OpeningOf(found->second, link, cancel.key);
-    if (opening == nullptr) return Status();
-    if (!found->second.expected) {  // forgotten, as if it had not been opened
-      found->second.openings.remove_if([&](const Opening& each) { return &each == opening; });
-      if (found->second.openings.empty()) rooms_.erase(found);
+    if (found == rooms_.end()) {
+      Decline(cancel.key.room, why);
       return Status();
     }
-    Fail(cancel.key.room, Status(cancel.code, Text("the decode server: ", cancel.text)));
+    Room& room = found->second;
+    Opening* const opening = OpeningOf(room, link, cancel.key);
+    // It may be late, of an earlier opening; or of a room that its decode server never opens.
+    if (opening == nullptr && !room.openings.empty()) return Status();
+    if (room.expected) {
+      Fail(cancel.key.room, why);
+      return Status();
+    }
+    // The request is still to come: forgotten, as if it had not been opened.
+    room.openings.remove_if([&](const Opening& each) { return &each == opening; });
+    if (room.openings.empty()) {
+      rooms_.erase(found);
+      Decline(cancel.key.room, why);
+    }
     return Status();
   }
 
@@ -583,6 +599,16 @@ class KvSender::Work : public LinkOwner {
     rooms_.erase(found);
   }
 
+  // A decode server does not want the room of a request that is still to come.
+  void Decline(uint64_t id, const Status& why) {
+    if (ended_.contains(id) || !declined_.emplace(id, why).second) return;
+    declined_order_.push_back(id);
+    if (declined_order_.size() > kEndedRooms) {
+      declined_.erase(declined_order_.front());
+      declined_order_.pop_front();
+    }
+  }
+
   void Tell(const SenderEvent& event) {
     loop_.Tell([this, event] { on_event_(event); });
   }
@@ -602,6 +628,8 @@ class KvSender::Work : public LinkOwner {
   std::unordered_map<uint64_t, Peer> peers_;  // by link
   std::unordered_map<uint64_t, Status> ended_;
   std::deque<uint64_t> ended_order_;
+  std::unordered_map<uint64_t, Status> declined_;
+  std::deque<uint64_t> declined_order_;
   uint64_t next_order_ = 1;
 
   LinkLoop loop_;
