@@ -80,6 +80,8 @@ StatusOr<std::vector<std::string>> ReadFlags(const std::string& path) {
 }  // namespace
 
 StatusOr<std::vector<std::string>> WithConfigFile(std::vector<std::string> arguments) {
+  // Other commands have a --config of their own.
+  if (arguments.empty() || arguments.front() != "serve") return arguments;
   CAUSEWAY_ASSIGN_OR_RETURN(const std::optional<std::string> path, FindConfig(arguments));
   if (!path) return arguments;
   CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<std::string> flags, ReadFlags(*path));

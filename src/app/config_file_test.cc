@@ -30,6 +30,9 @@ class ConfigFileTest : public testing::Test {
 TEST_F(ConfigFileTest, WithoutTheFlagNothingChanges) {
   const Arguments arguments = {"serve", "--model-path", "/m", "--port", "1"};
   EXPECT_EQ(WithConfigFile(arguments).value(), arguments);
+  const Arguments other = {"make-model", "--config", "/nowhere/config.json"};
+  EXPECT_EQ(WithConfigFile(other).value(), other) << "means another thing there";
+  EXPECT_EQ(WithConfigFile({}).value(), Arguments());
   EXPECT_EQ(WithConfigFile({"serve", "--", "--config", "x"}).value(),
             (Arguments{"serve", "--", "--config", "x"}));
 }

@@ -9,6 +9,7 @@ the same text, streamed or not, alone or among others. Exit code 0 if every chec
 import argparse
 import concurrent.futures
 import json
+import re
 import sys
 import traceback
 
@@ -286,24 +287,59 @@ def harmless_fields(client):
 
 
 @check
+def biases_and_penalties(client):
+    biased = greedy(client, max_tokens=3, logit_bias={"70": 100}).choices[0].text
+    assert len(biased) == 3 and len(set(biased)) == 1, biased
+    never = {str(id): -100 for id in range(70)}
+    assert greedy(client, logit_bias=never).choices[0].text is not None
+    for fields in ({"frequency_penalty": 2}, {"presence_penalty": -2},
+                   {"extra_body": {"repetition_penalty": 1.5}}):
+        first = greedy(client, **fields)
+        assert first.choices[0].text == greedy(client, **fields).choices[0].text, fields
+    mixed = greedy(client, max_tokens=8, logit_bias={"70": 100}, frequency_penalty=2,
+                   extra_body={"repetition_penalty": 2}).choices[0].text
+    assert len(mixed) == 8 or len(set(mixed)) > 1, mixed
+
+
+@check
+def constrained_answers(client):
+    def content(**response_format):
+        answer = chat(client, max_tokens=200, temperature=1.0, seed=3,
+                      response_format=response_format)
+        assert answer.choices[0].finish_reason == "stop", answer
+        return answer.choices[0].message.content
+
+    schema = {"type": "object", "properties": {"a": {"enum": ["yes"]}, "b": {"type": "boolean"}},
+              "required": ["a", "b"], "additionalProperties": False}
+    value = json.loads(content(type="json_schema", json_schema={"name": "x", "schema": schema}))
+    assert value["a"] == "yes" and isinstance(value["b"], bool) and len(value) == 2
+    some = chat(client, max_tokens=30, response_format={"type": "json_object"})
+    assert some.choices[0].message.content.lstrip().startswith("{")
+    text = greedy(client, temperature=1.0, seed=4, extra_body={"regex": "[ab]{3}c+d"},
+                  max_tokens=100).choices[0].text
+    assert re.fullmatch("[ab]{3}c+d", text), text
+
+
+@check
 def refusals(client):
     bad = openai.BadRequestError
     refused(bad, lambda: greedy(client, temperature=-1), "temperature")
     refused(bad, lambda: greedy(client, top_p=0), "top_p")
-    refused(bad, lambda: greedy(client, max_tokens=0), "max_tokens")
+    refused(bad, lambda: greedy(client, max_tokens=-1), "max_tokens")
     refused(bad, lambda: greedy(client, stop=[""]), "stop")
     refused(bad, lambda: greedy(client, prompt=[]), "prompt")
     refused(bad, lambda: greedy(client, prompt=[-1]), "prompt")
     refused(bad, lambda: greedy(client, extra_body={"nonsense": 1}), "nonsense")
-    refused(bad, lambda: greedy(client, presence_penalty=1), "presence_penalty")
-    refused(bad, lambda: greedy(client, logit_bias={"1": 2}), "logit_bias")
+    refused(bad, lambda: greedy(client, presence_penalty=3), "presence_penalty")
+    refused(bad, lambda: greedy(client, logit_bias={"1": 200}), "logit_bias")
     refused(bad, lambda: chat(client, messages=[]), "messages")
     refused(bad, lambda: chat(client, messages=[{"role": "user", "content": 1}]),
             "messages[0].content")
     tool = {"type": "function", "function": {"name": "f g"}}
     refused(bad, lambda: chat(client, tools=[tool]), "tools[0].function.name")
     refused(bad, lambda: chat(client, reasoning_effort="immense"), "reasoning_effort")
-    refused(bad, lambda: chat(client, response_format={"type": "json_object"}), "response_format")
+    refused(bad, lambda: chat(client, response_format={"type": "yaml"}),
+            "response_format.type")
     missing = refused(openai.NotFoundError, lambda: greedy(client, model="other"), "model")
     assert missing["code"] == "model_not_found"
     limit = client.models.retrieve(client.served).max_model_len
