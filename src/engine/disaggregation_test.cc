@@ -299,14 +299,19 @@ TEST(Disaggregation, WhoeverLeavesTheQueueOfTheDecodeServerIsNotWaitedFor) {
   PrefillServer prefill({});
   DecodeServer decode({.host = {.total_tokens = 256}});
   for (const bool decode_first : {false, true}) {
-    const Pair large = MakePair(10, Prompt(200, 1), Greedy(50), prefill.port());
-    const Pair waiting = MakePair(11, Prompt(200, 2), Greedy(50), prefill.port());
+    const int64_t room = decode_first ? 20 : 10;
+    const Pair large = MakePair(room, Prompt(200, 1), Greedy(50), prefill.port());
+    const Pair waiting = MakePair(room + 1, Prompt(200, 2), Greedy(50), prefill.port());
     ASSERT_TRUE(decode.engine().Submit(large.decode->request()).ok());  // takes all pages
     ASSERT_TRUE(decode.engine().Submit(waiting.decode->request()).ok());
-    if (!decode_first) ASSERT_TRUE(prefill.engine().Submit(waiting.prefill->request()).ok());
-    decode.engine().Cancel("11");
+    if (!decode_first) {
+      ASSERT_TRUE(prefill.engine().Submit(waiting.prefill->request()).ok());
+    }
+    decode.engine().Cancel(std::to_string(room + 1));
     ASSERT_TRUE(waiting.decode->WaitForFinish());
-    if (decode_first) ASSERT_TRUE(prefill.engine().Submit(waiting.prefill->request()).ok());
+    if (decode_first) {
+      ASSERT_TRUE(prefill.engine().Submit(waiting.prefill->request()).ok());
+    }
     ASSERT_TRUE(waiting.prefill->WaitForFinish());
     EXPECT_FALSE(waiting.prefill->result().status.ok());
     ASSERT_TRUE(prefill.engine().Submit(large.prefill->request()).ok());

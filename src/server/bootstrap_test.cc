@@ -101,7 +101,7 @@ TEST(BootstrapTest, WhatIsWrongIsNamed) {
       {ServerRole::kDecode, R"("bootstrap_room": 1)", "bootstrap_host", "missing"},
       {ServerRole::kPrefill, R"("bootstrap_room": -1)", "bootstrap_room", "-1"},
       {ServerRole::kPrefill, R"("bootstrap_room": 9223372036854775808)", "bootstrap_room",
-       "9223372036854775808"},
+       "from 0 to 9223372036854775807"},
       {ServerRole::kPrefill, R"("bootstrap_room": "x")", "bootstrap_room", "an integer"},
       {ServerRole::kPrefill, R"("bootstrap_room": [1, 2])", "bootstrap_room", "2 values"},
       {ServerRole::kDecode, R"("bootstrap_room": 1, "bootstrap_host": 5)", "bootstrap_host", "5"},
