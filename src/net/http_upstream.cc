@@ -21,6 +21,8 @@ using Clock = Deadline::Clock;
 constexpr auto kNever = Clock::time_point::max();
 constexpr size_t kReadBytes = 16 << 10;
 constexpr uint32_t kMaxHeadBytes = 256 << 10;
+// How soon a server that had closed a kept connection is known to have.
+constexpr auto kStaleAfter = std::chrono::seconds(1);
 // How long the addresses of a name are believed.
 constexpr auto kAddressLife = std::chrono::seconds(30);
 
@@ -220,6 +222,7 @@ asio::awaitable<Status> UpstreamCall::Send(std::string_view head, std::string_vi
     Status connected = co_await Connect();
     if (!connected.ok()) co_return connected;
   }
+  sent_at_ = Clock::now();
   // An error here may come with an answer, such as 413, which ReadHead looks for; without one it
   // finds the error, too.
   co_await WriteRequest();
@@ -228,8 +231,11 @@ asio::awaitable<Status> UpstreamCall::Send(std::string_view head, std::string_vi
 
 asio::awaitable<StatusOr<UpstreamHead>> UpstreamCall::ReadHead() {
   Status status = co_await ReadHeadOnce();
-  if (!status.ok() && reused_ && !answered_ && status.code() == StatusCode::kUnavailable) {
-    // The server closed the kept connection while the request was on its way.
+  const bool at_once = Clock::now() - sent_at_ < kStaleAfter;
+  if (!status.ok() && reused_ && !answered_ && at_once &&
+      status.code() == StatusCode::kUnavailable) {
+    // The server closed the kept connection while the request was on its way. One that ends later
+    // may have begun to work on it.
     reused_ = false;
     status = co_await Connect();
     if (status.ok()) {

@@ -187,6 +187,7 @@ class UpstreamCall {
   std::string_view body_;
   Deadline::Clock::time_point deadline_ = Deadline::Clock::time_point::max();
   Deadline::Clock::time_point latest_ = Deadline::Clock::time_point::max();  // of any deadline
+  Deadline::Clock::time_point sent_at_;                                      // when sending began
   int64_t deadline_ms_ = 0;             // what deadline_ was set to, for messages
   StatusCode ended_ = StatusCode::kOk;  // why waits end; kOk: they don't
   bool reused_ = false;                 // line_ has served another call

@@ -42,10 +42,13 @@ struct HeldRequest {
     responder.Send({.status = status, .body = text});
   }
   void BeginStream() { responder.Begin({.content_type = "text/event-stream"}); }
-  // The connection ends in the midst of the answer, or without one.
+  // The connection ends in the midst of the answer, after its head at the earliest: one that ends
+  // without a byte may be a kept one that was closed, and then the request may come again.
   void Die() {
-    // Without a byte of it: an answer that has begun is cut when its responder goes.
     responder.Begin({.content_type = "application/json"});
+    auto sent = std::make_shared<std::atomic<bool>>(false);
+    responder.OnSent([sent] { sent->store(true); });
+    EXPECT_TRUE(Eventually([&] { return sent->load() || gone->load(); }));
     const HttpResponder dropped = std::move(responder);
   }
   bool WaitForGone() {
