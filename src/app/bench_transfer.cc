@@ -7,13 +7,16 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "app/bench_input.h"
 #include "app/flags.h"
+#include "base/buffer.h"
 #include "base/queue.h"
 #include "base/trace.h"
 #include "kernels/op_table.h"
+#include "net/socket.h"
 #include "transfer/receiver.h"
 #include "transfer/sender.h"
 
@@ -125,6 +128,31 @@ class Pair {
   std::unique_ptr<KvReceiver> receiver_;
 };
 
+// As many bytes through a connection of loopback and nothing else: what TCP can give here.
+StatusOr<double> PlainLoopback(int64_t bytes) {
+  constexpr int64_t kBlock = int64_t{1} << 20;
+  CAUSEWAY_ASSIGN_OR_RETURN(const Socket listener, ListenAt("127.0.0.1:0"));
+  const Deadline deadline = Deadline::AfterMs(kWaitMs);
+  CAUSEWAY_ASSIGN_OR_RETURN(const Socket to,
+                            ConnectTo(Text("127.0.0.1:", PortOf(listener)), deadline));
+  const Socket from(accept4(listener.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  // As large as the caches, so that they come from memory and go there.
+  const Buffer source(bytes);
+  const Buffer target(bytes);
+  const int64_t begin_ns = NowNs();
+  Status sent;
+  std::thread sender([&] {
+    for (int64_t at = 0; at < bytes && sent.ok(); at += kBlock) {
+      sent = to.Send(source.as<char>() + at, std::min(kBlock, bytes - at), deadline);
+    }
+  });
+  const Status received = from.Receive(target.data(), bytes, deadline);
+  sender.join();
+  CAUSEWAY_RETURN_IF_ERROR(sent);
+  CAUSEWAY_RETURN_IF_ERROR(received);
+  return static_cast<double>(NowNs() - begin_ns) * 1e-9;
+}
+
 Status RunTransfer(const BenchTransferFlags& flags) {
   const KvShape shape = {.layers = flags.layers,
                          .latent_dim = 576,
@@ -145,23 +173,26 @@ Status RunTransfer(const BenchTransferFlags& flags) {
                             Pair::Make(flags, TransferBackend::kSharedMemory, from, to));
   CAUSEWAY_ASSIGN_OR_RETURN(const auto tcp, Pair::Make(flags, TransferBackend::kTcp, from, to));
   const double bytes = static_cast<double>(flags.tokens * shape.BytesPerToken());
-  Result results[] = {{"memcpy"}, {"shm"}, {"tcp"}};
+  Result results[] = {{"memcpy"}, {"loopback"}, {"shm"}, {"tcp"}};
   // In turn, so that a slow minute of the machine meets all; the first turn warms up.
   for (int turn = 0; turn < flags.repeat + 1; ++turn) {
     const double copy = shm->Copy();
+    CAUSEWAY_ASSIGN_OR_RETURN(const double plain, PlainLoopback(static_cast<int64_t>(bytes)));
     CAUSEWAY_ASSIGN_OR_RETURN(const double by_shm, shm->Run());
     CAUSEWAY_ASSIGN_OR_RETURN(const double by_tcp, tcp->Run());
     if (turn == 0) continue;
     results[0].speeds.push_back(bytes / copy);
-    results[1].speeds.push_back(bytes / by_shm);
-    results[2].speeds.push_back(bytes / by_tcp);
+    results[1].speeds.push_back(bytes / plain);
+    results[2].speeds.push_back(bytes / by_shm);
+    results[3].speeds.push_back(bytes / by_tcp);
   }
   if (flags.json) {
     nlohmann::json out = {{"tokens", flags.tokens}, {"layers", flags.layers}, {"bytes", bytes}};
     for (const Result& result : results) {
       out[result.name] = {{"bytes_per_s", result.best()},
                           {"median_bytes_per_s", Median(result.speeds)},
-                          {"share_of_memcpy", Median(result.speeds) / Median(results[0].speeds)}};
+                          {"share_of_memcpy", Median(result.speeds) / Median(results[0].speeds)},
+                          {"share_of_loopback", Median(result.speeds) / Median(results[1].speeds)}};
     }
     std::printf("%s\n", out.dump().c_str());
     return Status();
@@ -169,11 +200,12 @@ Status RunTransfer(const BenchTransferFlags& flags) {
   std::printf("%lld tokens, %lld layers, %.1f MB a turn, %d turns%s\n",
               static_cast<long long>(flags.tokens), static_cast<long long>(flags.layers),
               bytes * 1e-6, flags.repeat, flags.checksum ? ", with checksums" : "");
-  std::printf("%-8s %10s %10s %14s\n", "", "best GB/s", "median", "of memcpy");
+  std::printf("%-8s %10s %10s %12s %14s\n", "", "best GB/s", "median", "of memcpy", "of loopback");
   for (const Result& result : results) {
-    std::printf("%-8s %10.2f %10.2f %12.0f %%\n", result.name, result.best() * 1e-9,
-                Median(result.speeds) * 1e-9,
-                100 * Median(result.speeds) / Median(results[0].speeds));
+    const double median = Median(result.speeds);
+    std::printf("%-8s %10.2f %10.2f %10.0f %% %12.0f %%\n", result.name, result.best() * 1e-9,
+                median * 1e-9, 100 * median / Median(results[0].speeds),
+                100 * median / Median(results[1].speeds));
   }
   return Status();
 }

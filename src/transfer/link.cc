@@ -29,10 +29,12 @@ Link::Link(uint64_t id, Socket socket, const LinkOptions& options, int64_t& faul
       hello_until_(Deadline::AfterMs(options.hello_ms)),
       heard_at_(Deadline::Clock::now()),
       next_ping_(Deadline::AfterMs(options.heartbeat_ms)) {
-  const int bytes =
-      static_cast<int>(std::clamp<int64_t>(options.in_flight_bytes, 4096, int64_t{1} << 29));
-  // The system doubles it, for its own use; and takes less if its limit is lower.
-  setsockopt(socket_.fd(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  // A size that is set stays, and can't be above the system's limit (often 208 KiB); one that is
+  // not grows with the speed of the connection, to 4 MiB (net.ipv4.tcp_wmem).
+  if (options.in_flight_bytes > 0) {
+    const int bytes = static_cast<int>(std::min<int64_t>(options.in_flight_bytes, 1 << 30));
+    setsockopt(socket_.fd(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  }
 }
 
 int64_t Link::OutFrame::Bytes() const {

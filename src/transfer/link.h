@@ -44,8 +44,9 @@ struct LinkOptions {
   int64_t heartbeat_ms = 5'000;
   int missed_heartbeats = 2;  // then the peer counts as lost
   int64_t hello_ms = 10'000;  // for a peer to say who it is
-  // Of keys that have been given to the system and not yet left it, at most (about).
-  int64_t in_flight_bytes = int64_t{4} << 20;
+  // Of keys that have been given to the system and have not yet arrived, at most (about); 0: as
+  // many as the system finds good for the connection (net.ipv4.tcp_wmem, usually up to 4 MiB).
+  int64_t in_flight_bytes = 0;
   TransferFault fault = {};
 };
 

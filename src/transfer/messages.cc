@@ -106,12 +106,13 @@ Status HelloMessage::Check() const {
   const KvShape& s = side.shape;
   const bool good =
       static_cast<int>(role) <= 2 && Within(layout.cp, 1, 1024) && Within(layout.dp, 1, 1024) &&
-      Within(layout.tp, 1, 1024) && Within(layout.hosts, 1, 1024) && layout.world() <= 1024 &&
-      layout.world() % layout.hosts == 0 && Within(host, 0, layout.hosts - 1) &&
-      Within(s.layers, 1, 10'000) && Within(s.latent_dim, 1, 1 << 16) &&
-      Within(s.index_dim, 0, 1 << 16) && (s.type == DType::kF32 || s.type == DType::kBf16) &&
-      (!s.int8_kv || s.type == DType::kBf16) && s.index_bytes() % 4 == 0 &&
-      Within(side.page_tokens, 1, 1 << 16) && Within(pages, 1, int64_t{1} << 30);
+      Within(layout.tp, 1, 1024) && Within(layout.hosts, 1, 1024) &&
+      Within(layout.world(), 1, 1024) && layout.world() % layout.hosts == 0 &&
+      Within(host, 0, layout.hosts - 1) && Within(s.layers, 1, 10'000) &&
+      Within(s.latent_dim, 1, 1 << 16) && Within(s.index_dim, 0, 1 << 16) &&
+      (s.type == DType::kF32 || s.type == DType::kBf16) && (!s.int8_kv || s.type == DType::kBf16) &&
+      s.index_bytes() % 4 == 0 && Within(side.page_tokens, 1, 1 << 16) &&
+      Within(pages, 1, int64_t{1} << 30) && s.layers * pages <= int64_t{1} << 31;
   if (good) return Status();
   return InvalidArgument(Text("a HELLO message with sizes that no server has: cp ", layout.cp,
                               ", dp ", layout.dp, ", tp ", layout.tp, ", host ", host, " of ",

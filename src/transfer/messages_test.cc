@@ -105,6 +105,9 @@ TEST(TransferMessages, WithValuesThatCanNotBeAreRefused) {
   ASSERT_FALSE(decoded.ok());
   EXPECT_NE(decoded.status().message().find("host 1 of 3"), std::string::npos)
       << decoded.status().message();
+  hello = SomeHello();
+  hello.pages = int64_t{1} << 30;
+  EXPECT_FALSE(Decode<HelloMessage>(FieldsOf(hello)).ok()) << "bytes that no number counts";
 }
 
 TEST(TransferMessages, HeadersNameWhatIsWrongWithThem) {

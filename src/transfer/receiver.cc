@@ -405,8 +405,11 @@ class KvReceiver::Work : public LinkOwner {
   Status OnEnd(Link& link, const std::string& body, ReceiverEvent::Kind kind) {
     CAUSEWAY_ASSIGN_OR_RETURN(const Message end, Decode<Message>(body));
     Part* part = nullptr;
-    if (Find(link, end.key, part) == nullptr) return Status();
+    const Room* const room = Find(link, end.key, part);
+    if (room == nullptr) return Status();
     part->stage = Stage::kRefused;
+    // By another host than host 0, when that has taken it.
+    if (room->accepted) kind = ReceiverEvent::Kind::kFailed;
     Fail(end.key.room, Status(end.code, Text("the prefill server: ", end.text)), kind);
     return Status();
   }
