@@ -244,8 +244,8 @@ class KvReceiver::Work : public LinkOwner {
     if (!socket.ok()) {
       ++counters_.peers_lost;
       FailAll(server, host, /*waiting=*/true, 0,
-              Unavailable(Text("can't reach ", PeerText(server, host), ": ",
-                               socket.status().message())));
+              Unavailable(
+                  Text("can't reach ", PeerText(server, host), ": ", socket.status().message())));
       if (host == 0) farewells_.erase(server);
       return ForgetIfUnused(server);
     }
@@ -662,7 +662,7 @@ class KvReceiver::Work : public LinkOwner {
   TransferCounters counters_;
 
   std::unordered_map<uint64_t, Room> rooms_;
-  std::map<std::string, PrefillServer> servers_;    // by the address of host 0
+  std::map<std::string, PrefillServer> servers_;  // by the address of host 0
   std::map<std::string, std::vector<RoomClose>> farewells_;
   std::unordered_map<uint64_t, LinkPlace> places_;  // by link
   uint64_t next_ticket_ = 1;
