@@ -487,7 +487,8 @@ TEST_F(Commands, ServeSaysWhatItsFlagsCameToAndLogsAndProfilesRequests) {
 // The fixture's experts do not fit whole fp8 blocks where gate and up share panels.
 TEST_F(Commands, ServeTakesFlagsFromAFileAndSaysWhichWeightsItHoldsAsBf16) {
   const std::string config = files_.File("serve.yaml");
-  std::ofstream(config) << "model-path: " << CAUSEWAY_SOURCE_DIR << "/testdata/golden/v32-tiny-fp8\n"
+  std::ofstream(config) << "model-path: " << CAUSEWAY_SOURCE_DIR
+                        << "/testdata/golden/v32-tiny-fp8\n"
                         << "context_length: 512\nserved-model-name: from the file\nport: 1\n"
                         << "random-seed: 7\n";
   Program server(CAUSEWAY_BINARY, files_.path(),

@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "engine/engine_client.h"
+#include "engine/row_conversions.h"
 
 namespace causeway {
 namespace {
@@ -77,7 +78,7 @@ class DecodeServer {
   explicit DecodeServer(const ServerSetup& setup) : host_(LoadModel(kModel, setup.host)) {
     TransferOptions options = OptionsOf(*host_);
     options.backend = setup.backend;
-    auto rooms = DecodeRooms::Make(options, host_->cache(), {});
+    auto rooms = DecodeRooms::Make(options, host_->cache(), ToInt8(host_->ops(), host_->config()));
     EXPECT_TRUE(rooms.ok()) << rooms.status().message();
     rooms_ = std::move(rooms).value();
     rooms_->Attach(host_->ranks());
@@ -241,6 +242,40 @@ TEST(Disaggregation, FewPagesGiveTheTokensOfOneServer) {
     ExpectTheAnswersOfOneServer({.host = {.total_tokens = 320}, .prefix_cache = prefix_cache},
                                 {.host = {.total_tokens = 320}, .prefix_cache = prefix_cache});
   }
+}
+
+// What comes out differs from both bf16 and int8 throughout, and not by layout, chunk or backend.
+TEST(Disaggregation, KeysMayBecomeInt8OnTheirWay) {
+  const auto tokens = [](const ServerSetup& prefill_setup, ServerSetup decode_setup) {
+    decode_setup.host.int8_cache = true;
+    PrefillServer prefill(prefill_setup);
+    DecodeServer decode(decode_setup);
+    const Pair pair = MakePair(3, Prompt(150, 4), Greedy(20), prefill.port());
+    EXPECT_TRUE(prefill.engine().Submit(pair.prefill->request()).ok());
+    EXPECT_TRUE(decode.engine().Submit(pair.decode->request()).ok());
+    EXPECT_TRUE(pair.decode->WaitForFinish());
+    EXPECT_TRUE(pair.decode->result().status.ok()) << pair.decode->result().status.message();
+    return pair.decode->tokens();
+  };
+  const std::vector<int32_t> alone = tokens({}, {});
+  EXPECT_EQ(alone.size(), 20u);
+  EXPECT_EQ(tokens({.host = {.cp = 2}, .chunk = 33, .backend = TransferBackend::kTcp},
+                   {.host = {.tp = 2}, .backend = TransferBackend::kTcp}),
+            alone);
+}
+
+TEST(Disaggregation, KeysThatCanNotBecomeTheOthersAreRefusedWithBothTypes) {
+  PrefillServer prefill({.host = {.int8_cache = true}});
+  DecodeServer decode({});
+  const Pair pair = MakePair(3, Prompt(20, 4), Greedy(20), prefill.port());
+  ASSERT_TRUE(prefill.engine().Submit(pair.prefill->request()).ok());
+  ASSERT_TRUE(decode.engine().Submit(pair.decode->request()).ok());
+  ASSERT_TRUE(pair.decode->WaitForFinish());
+  const std::string message = pair.decode->result().status.message();
+  EXPECT_NE(message.find("int8"), std::string::npos) << message;
+  EXPECT_NE(message.find("bfloat16"), std::string::npos) << message;
+  prefill.engine().Cancel("3");
+  ASSERT_TRUE(pair.prefill->WaitForFinish());
 }
 
 TEST(Disaggregation, ADecodeServersPrefixIsNotSentAgain) {

@@ -68,20 +68,20 @@ Engine::Engine(ModelHost& host, const EngineOptions& options)
       scheduler_(host.pages(), options.limits, host.ranks().layout().dp,
                  RulesOf(host, host.ranks().layout(), options.prefix_cache)),
       profiler_(host.ranks()),
-      // Beside requests, two events of the transfer for each of them, queued or running.
-      commands_(static_cast<size_t>(3 * options.max_queued_requests +
-                                    2 * options.limits.max_running_requests) +
-                kCommandSlack),
+      commands_(static_cast<size_t>(options.max_queued_requests) + kCommandSlack),
       thread_([this] { Loop(); }) {
   if (PrefillRooms* rooms = options_.prefill_rooms) {
     rooms->SetListener([this](const SenderEvent& event) {
-      CHECK(commands_.TryPush({.sender = event}) || commands_.closed(), "too many events");
+      (void)events_.TryPush(event);
+      // An engine whose queue is full does not sleep.
+      (void)commands_.TryPush({.wake = true});
     });
   }
   if (DecodeRooms* rooms = options_.decode_rooms) {
     rooms->SetListener([this](const ReceiverEvent& event) {
       if (event.kind == ReceiverEvent::Kind::kProgress) return;
-      CHECK(commands_.TryPush({.receiver = event}) || commands_.closed(), "too many events");
+      (void)events_.TryPush(event);
+      (void)commands_.TryPush({.wake = true});
     });
   }
 }
@@ -198,6 +198,8 @@ EngineLoad Engine::load() const {
           .used_tokens = used_pages_.load() * kPage,
           .max_total_tokens = page_capacity_ * kPage,
           .max_running_requests = options_.limits.max_running_requests,
+          .cache_hit_rate = cache_hit_rate_.load(),
+          .retracted = retracted_.load(),
           .ranks = rank_seconds_,
           .rooms = rooms};
 }
@@ -207,6 +209,13 @@ void Engine::PublishLoad() {
   // What only the prefix cache keeps is free for who needs it.
   used_pages_.store(page_capacity_ - host_.pages().available() -
                     scheduler_.tree().evictable_pages());
+  retracted_.store(static_cast<int64_t>(scheduler_.retracted()));
+  const SchedulerCounters& counters = scheduler_.counters();
+  if (counters.prompt_tokens > counted_.prompt_tokens) {
+    cache_hit_rate_.store(static_cast<double>(counters.hit_tokens - counted_.hit_tokens) /
+                          static_cast<double>(counters.prompt_tokens - counted_.prompt_tokens));
+    counted_ = counters;
+  }
   if (options_.prefill_rooms == nullptr && options_.decode_rooms == nullptr) return;
   RoomLoad rooms;
   for (const Sequence* sequence : scheduler_.All()) {
@@ -270,6 +279,7 @@ void Engine::Loop() {
 }
 
 void Engine::HandleCommands(bool wait) {
+  HandleEvents();
   // Waits only while there is nothing to run; else takes what is there.
   bool waits = wait;
   while (std::optional<Command> command =
@@ -287,10 +297,8 @@ void Engine::HandleCommands(bool wait) {
 void Engine::Handle(Command command) {
   if (command.submit != nullptr) {
     TakeRequest(std::move(command.submit));
-  } else if (command.sender) {
-    HandleSender(*command.sender);
-  } else if (command.receiver) {
-    HandleReceiver(*command.receiver);
+  } else if (command.wake) {
+    HandleEvents();
   } else if (command.flush) {
     scheduler_.Flush();
   } else if (command.between_steps) {

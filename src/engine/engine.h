@@ -3,11 +3,13 @@
 
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "base/queue.h"
@@ -61,8 +63,7 @@ class Engine : public RequestSink {
     std::unique_ptr<Sequence> submit = nullptr;  // or:
     std::string cancel = {};                     // or:
     bool flush = false;                          // or:
-    std::optional<SenderEvent> sender = {};      // or:
-    std::optional<ReceiverEvent> receiver = {};  // or:
+    bool wake = false;                           // there are events; or:
     // Between two steps only. Gets whether the engine can still do it.
     std::function<void(bool alive)> between_steps = {};
   };
@@ -104,6 +105,7 @@ class Engine : public RequestSink {
   bool LeaveRoom(Sequence& sequence, FinishReason reason, const Status& status,
                  const TokenOutput& stop_token);
   // What comes from the transfer.
+  void HandleEvents();
   void HandleSender(const SenderEvent& event);
   void HandleReceiver(const ReceiverEvent& event);
   Sequence* FindRoom(uint64_t room) const;
@@ -136,10 +138,16 @@ class Engine : public RequestSink {
   std::vector<float> changed_logits_;                      // the engine thread's
   // From any thread to the engine's.
   Queue<Command> commands_;
+  // From the transfer's thread. Without a bound, as none may be lost: each room has few.
+  using RoomEvent = std::variant<SenderEvent, ReceiverEvent>;
+  Queue<RoomEvent> events_{std::numeric_limits<size_t>::max()};
   std::atomic<int64_t> queued_{0};      // submitted, not yet running
   std::atomic<int64_t> unfinished_{0};  // submitted, not yet finished
   std::atomic<int64_t> running_{0};     // as is the next, after PublishLoad
   std::atomic<int64_t> used_pages_{0};
+  std::atomic<int64_t> retracted_{0};
+  std::atomic<double> cache_hit_rate_{0.0};
+  SchedulerCounters counted_;  // the engine thread's: at the last admission
   mutable std::mutex rooms_mutex_;
   RoomLoad room_load_;  // guarded by rooms_mutex_
   mutable std::mutex rank_seconds_mutex_;

@@ -30,6 +30,7 @@ struct HostSetup {
   int64_t collective_timeout_ms = kWaitMs;
   int64_t watchdog_timeout_ms = kWaitMs;
   KvMemory kv_memory = KvMemory::kPrivate;
+  bool int8_cache = false;  // latents and index keys
 };
 
 inline std::unique_ptr<ModelHost> LoadModel(const std::string& path, const HostSetup& setup) {
@@ -38,6 +39,8 @@ inline std::unique_ptr<ModelHost> LoadModel(const std::string& path, const HostS
   options.context_length = 256;
   options.max_total_tokens = setup.total_tokens;
   options.kv_memory = setup.kv_memory;
+  options.int8_kv = setup.int8_cache;
+  options.int8_index = setup.int8_cache;
   Layout& layout = options.ranks.layout;
   layout.cp = setup.cp;
   layout.dp = setup.dp;

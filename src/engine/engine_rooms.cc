@@ -58,6 +58,16 @@ bool Engine::LeaveRoom(Sequence& sequence, FinishReason reason, const Status& st
   return false;
 }
 
+void Engine::HandleEvents() {
+  while (const std::optional<RoomEvent> event = events_.Pop(Deadline::AfterMs(0))) {
+    if (const auto* sender = std::get_if<SenderEvent>(&*event)) {
+      HandleSender(*sender);
+    } else {
+      HandleReceiver(std::get<ReceiverEvent>(*event));
+    }
+  }
+}
+
 void Engine::HandleSender(const SenderEvent& event) {
   Sequence* const sequence = FindRoom(event.room);
   if (sequence == nullptr || !sequence->sends) return;

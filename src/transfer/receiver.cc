@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "kernels/op_table.h"
+#include "transfer/farewells.h"
 #include "transfer/link_loop.h"
 #include "transfer/received_tokens.h"
 #include "transfer/reporter.h"
@@ -18,7 +19,7 @@ namespace causeway {
 namespace {
 
 constexpr int kProgressEvents = 16;
-constexpr size_t kMostFarewells = 4096;  // to one prefill server
+constexpr int64_t kLongMs = int64_t{1000} * 3600 * 24 * 365;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 using Clock = Deadline::Clock;
@@ -85,7 +86,7 @@ class KvReceiver::Work : public LinkOwner {
     if (found == rooms_.end()) return;
     const Room& room = found->second;
     for (const auto& [host, part] : room.parts) {
-      if (host == 0 && part.stage == Stage::kWaiting) SayFarewell(room.server, {id, why});
+      if (host == 0 && part.stage == Stage::kWaiting) farewells_.Say(room.server, {id, why});
       Link* const link = loop_.Find(part.link);
       if (link == nullptr) continue;
       link->DropRun(KeyOf(id, room));
@@ -104,11 +105,11 @@ class KvReceiver::Work : public LinkOwner {
   void Decline(const std::string& host, int port, const RoomClose& close) {
     if (options_.host > 0) return;
     const std::string server = AddressOf(host, port);
-    SayFarewell(server, close);
+    farewells_.Say(server, close);
     PrefillHost& at = servers_[server].hosts[0];
     Link* const link = at.link == 0 ? nullptr : loop_.Find(at.link);
     if (link != nullptr && link->ready()) {
-      SendFarewells(server, *link);
+      farewells_.Send(server, *link, next_ticket_);
     } else if (link == nullptr && !at.connecting) {
       Connect(server, 0);
     }
@@ -118,20 +119,6 @@ class KvReceiver::Work : public LinkOwner {
   static std::string AddressOf(const std::string& host, int port) {
     return host.find(':') == std::string::npos ? Text(host, ":", port)
                                                : Text("[", host, "]:", port);
-  }
-
-  // Sent when the connection is there; forgotten if it does not come.
-  void SayFarewell(const std::string& server, const RoomClose& close) {
-    std::vector<RoomClose>& farewells = farewells_[server];
-    if (farewells.size() < kMostFarewells) farewells.push_back(close);
-  }
-  void SendFarewells(const std::string& server, Link& link) {
-    const auto found = farewells_.find(server);
-    if (found == farewells_.end()) return;
-    for (const RoomClose& close : found->second) {
-      link.Send(CancelMessage{{close.room, next_ticket_++}, close.why.code(), close.why.message()});
-    }
-    farewells_.erase(found);
   }
 
   // Of a room on one prefill host.
@@ -246,7 +233,7 @@ class KvReceiver::Work : public LinkOwner {
       FailAll(server, host, /*waiting=*/true, 0,
               Unavailable(
                   Text("can't reach ", PeerText(server, host), ": ", socket.status().message())));
-      if (host == 0) farewells_.erase(server);
+      if (host == 0) farewells_.Forget(server);
       return ForgetIfUnused(server);
     }
     Link& link = loop_.Add(std::move(*socket));
@@ -357,7 +344,7 @@ class KvReceiver::Work : public LinkOwner {
                                             options_.checksum || hello.checksum, std::move(memory));
     at.hello = std::move(hello);
     link.set_ready();
-    if (host == 0) SendFarewells(server, link);
+    if (host == 0) farewells_.Send(server, link, next_ticket_);
     for (auto& [id, room] : rooms_) {
       if (room.server == server && room.parts.contains(host)) Advance(id, room, host);
     }
@@ -386,7 +373,9 @@ class KvReceiver::Work : public LinkOwner {
                                   hello.layout.dp, " of room ", accepted.key.room));
     }
     part->stage = Stage::kAccepted;
-    room->until = Deadline::AfterMs(options_.waiting_timeout_ms);
+    // How long a prompt waits and computes is up to the prefill server, which tells when it gives
+    // up, and sends signs of life until then.
+    room->until = Deadline::AfterMs(kLongMs);
     if (place.host != 0) return Status();
     room->accepted = true;
     ++counters_.rooms_opened;
@@ -480,7 +469,6 @@ class KvReceiver::Work : public LinkOwner {
     part.token_layers += run.count;
     room.bytes += bytes;
     if (!room.first_run) room.first_run = Clock::now();
-    room.until = Deadline::AfterMs(options_.waiting_timeout_ms);
     ++counters_.runs;
     counters_.bytes += bytes;
     if (intake.in_memory()) counters_.shared_memory_bytes += bytes;
@@ -663,7 +651,7 @@ class KvReceiver::Work : public LinkOwner {
 
   std::unordered_map<uint64_t, Room> rooms_;
   std::map<std::string, PrefillServer> servers_;  // by the address of host 0
-  std::map<std::string, std::vector<RoomClose>> farewells_;
+  Farewells farewells_;
   std::unordered_map<uint64_t, LinkPlace> places_;  // by link
   uint64_t next_ticket_ = 1;
 

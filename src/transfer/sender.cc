@@ -270,7 +270,10 @@ class KvSender::Work : public LinkOwner {
     }
     const auto [found, is_new] = rooms_.try_emplace(id);
     Room& room = found->second;
-    if (is_new) room.until = Deadline::AfterMs(options_.bootstrap_timeout_ms);
+    // Other hosts than 0 hear of a request only when it is computed.
+    if (is_new) {
+      room.until = Deadline::AfterMs(options_.host > 0 ? kLongMs : options_.bootstrap_timeout_ms);
+    }
     for (const Opening& other : room.openings) {
       if (other.server != hello.server || other.dp != open.dp || other.host == hello.host) {
         return refuse(
