@@ -11,6 +11,13 @@
 namespace causeway {
 namespace {
 
+// Fewer of what takes seconds under the thread sanitizer.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kSlow = true;
+#else
+constexpr bool kSlow = false;
+#endif
+
 constexpr char kModel[] = CAUSEWAY_SOURCE_DIR "/testdata/golden/v32-tiny-bf16";
 
 TransferOptions OptionsOf(ModelHost& host) {
@@ -213,7 +220,8 @@ void ExpectTheAnswersOfOneServer(const ServerSetup& prefill_setup,
 }
 
 TEST(Disaggregation, AnyLayoutsOnBothSidesGiveTheTokensOfOneServer) {
-  const HostSetup layouts[] = {{}, {.cp = 2}, {.dp = 2}, {.cp = 2, .tp = 2}};
+  std::vector<HostSetup> layouts = {{}, {.cp = 2}, {.dp = 2}, {.cp = 2, .tp = 2}};
+  if (kSlow) layouts = {{.cp = 2, .tp = 2}, {.dp = 2}};
   for (const HostSetup& prefill : layouts) {
     for (const HostSetup& decode : layouts) {
       SCOPED_TRACE(Text("prefill cp", prefill.cp, " dp", prefill.dp, " tp", prefill.tp,
@@ -226,6 +234,7 @@ TEST(Disaggregation, AnyLayoutsOnBothSidesGiveTheTokensOfOneServer) {
 TEST(Disaggregation, AnyBackendChunkAndCacheGiveTheTokensOfOneServer) {
   for (const TransferBackend backend : {TransferBackend::kTcp, TransferBackend::kSharedMemory}) {
     for (const int64_t chunk : {7, 64, 8192}) {
+      if (kSlow && chunk == 64) continue;
       for (const bool prefix_cache : {false, true}) {
         SCOPED_TRACE(Text(NameOf(backend), " chunk ", chunk, " prefix cache ", prefix_cache));
         ExpectTheAnswersOfOneServer(
@@ -254,6 +263,7 @@ TEST(Disaggregation, KeysMayBecomeInt8OnTheirWay) {
     EXPECT_TRUE(prefill.engine().Submit(pair.prefill->request()).ok());
     EXPECT_TRUE(decode.engine().Submit(pair.decode->request()).ok());
     EXPECT_TRUE(pair.decode->WaitForFinish());
+    EXPECT_TRUE(pair.prefill->WaitForFinish());
     EXPECT_TRUE(pair.decode->result().status.ok()) << pair.decode->result().status.message();
     return pair.decode->tokens();
   };
