@@ -15,6 +15,10 @@ class Deadline {
     return Deadline(Clock::now() + std::chrono::duration_cast<Clock::duration>(duration));
   }
   static Deadline AfterMs(int64_t ms) { return After(std::chrono::milliseconds(ms)); }
+  // `ms` after a point in time.
+  static Deadline At(Clock::time_point begin, int64_t ms) {
+    return Deadline(begin + std::chrono::milliseconds(ms));
+  }
 
   bool Passed() const { return Clock::now() >= at_; }
   Clock::time_point at() const { return at_; }

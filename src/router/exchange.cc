@@ -96,12 +96,16 @@ class EventCounter {
     }
   }
   int64_t events() const { return events_; }
-  bool between_events() const { return last_ == '\n'; }
 
  private:
   char last_ = '\n';
   int64_t events_ = 0;
 };
+
+// The data of a stream's first event, which begins with "data:".
+std::string EventData(std::string_view stream) {
+  return std::string(stream.substr(5, stream.find('\n') - 5));
+}
 
 // What a worker says in place of a first event where it fails after it has sent 200; the status
 // within, or 0 for what is no error.
@@ -178,8 +182,7 @@ void JudgePrefill(PrefillLeg& leg, const Status& status, const UpstreamHead& ans
   }
   if (event_status != 0) {
     leg.failure = HttpResponse{.status = event_status};
-    const std::string_view event = leg.answer;
-    leg.failure->body = event.substr(5, event.find('\n') - 5);
+    leg.failure->body = EventData(leg.answer);
   } else if (answer.status >= 400) {
     leg.failure = ToClient(answer);
     leg.failure->body = leg.answer;
@@ -454,16 +457,8 @@ asio::awaitable<void> Exchange::Converse(Outcome& outcome) {
     core_.metrics().Answered(labels_, answer.status);
     HttpResponse error = ToClient(answer);
     // What can't be read of an error is left out of it.
-    const Status read = co_await ReadAll(call, kMaxErrorBytes, error.body);
-    if (IsWorkerFailure(answer.status)) {
-      // Its own, or what the failed prefill half has led to.
-      const Status failed = Unavailable(Text("status ", answer.status));
-      outcome = FailedBy(failed, lease);
-    } else {
-      lease.Succeeded();
-      core_.metrics().BreakerOutcome(worker_->spec.url, true);
-    }
-    if (!PrefillFailed() && !outcome.answered) outcome = OutcomeOf(std::move(error));
+    [[maybe_unused]] const Status read = co_await ReadAll(call, kMaxErrorBytes, error.body);
+    outcome = RefusedWith(std::move(error), lease);
   } else {
     core_.metrics().Answered(labels_, answer.status);
     co_await PassOn(answer, lease, outcome);
@@ -474,6 +469,17 @@ asio::awaitable<void> Exchange::Converse(Outcome& outcome) {
 Exchange::Outcome Exchange::OutcomeOf(HttpResponse error) const {
   const bool retryable = IsRetryable(error.status);
   return {.answered = false, .error = std::move(error), .retryable = retryable};
+}
+
+Exchange::Outcome Exchange::RefusedWith(HttpResponse error, WorkerLease& lease) {
+  if (IsWorkerFailure(error.status)) {
+    // Its own, or what the failed prefill half has led to.
+    Outcome failed = FailedBy(Unavailable(Text("status ", error.status)), lease);
+    return failed.answered || PrefillFailed() ? std::move(failed) : OutcomeOf(std::move(error));
+  }
+  lease.Succeeded();
+  core_.metrics().BreakerOutcome(worker_->spec.url, true);
+  return OutcomeOf(PrefillFailed() ? *prefill_->failure : std::move(error));
 }
 
 Exchange::Outcome Exchange::FailedBy(const Status& status, WorkerLease& lease) {
@@ -495,6 +501,12 @@ asio::awaitable<void> Exchange::PassOn(const UpstreamHead& head, WorkerLease& le
   Status status = co_await upstream_->ReadSome(body);
   // Nothing of a stream is passed on before its first event: until then another pair may do better.
   if (status.ok() && events && !body.empty()) {
+    if (const int error_status = ErrorEventStatus(body)) {
+      HttpResponse error{.status = error_status, .headers = std::move(response.headers)};
+      error.body = EventData(body);
+      outcome = RefusedWith(std::move(error), lease);
+      co_return;
+    }
     co_await AwaitPrefill();
     if (over() || PrefillFailed()) {
       outcome = FailedBy(status, lease);
@@ -536,16 +548,19 @@ asio::awaitable<void> Exchange::PassStream(HttpResponse head, std::string piece,
   status_ = head.status;
   const auto first = Clock::now();
   if (facts_.stream) core_.metrics().FirstByte(labels_, SecondsSince(call_.start));
+  // Whole events only: what is left of one that breaks off can't be read, and an error follows it.
   std::optional<EventMerger> merger;
-  if (events && merging()) {
-    merger.emplace(ReadPromptLogprobs(prefill_->answer, /*stream=*/true));
+  if (events) {
+    merger.emplace(merging() ? ReadPromptLogprobs(prefill_->answer, /*stream=*/true)
+                             : PromptLogprobs{});
   }
   head.headers.push_back({"X-Request-Id", call_.id});
   call_.responder.Begin(std::move(head));
   EventCounter counter;
   while (!piece.empty()) {
     if (events) counter.Add(piece);
-    call_.responder.Write(merger ? merger->Add(piece) : std::move(piece));
+    std::string ready = merger ? merger->Add(piece) : std::move(piece);
+    if (!ready.empty()) call_.responder.Write(std::move(ready));
     // A client that reads slowly slows its own worker only, not the memory's end.
     if (call_.responder.unsent() > kRoomBytes) co_await AwaitRoom();
     if (over()) co_return;
@@ -556,11 +571,13 @@ asio::awaitable<void> Exchange::PassStream(HttpResponse head, std::string piece,
     }
     if (!status.ok()) {
       const Outcome failed = FailedBy(status, lease);
-      BreakOff(status, events, counter.between_events());
+      BreakOff(status, events);
       co_return;
     }
   }
-  if (merger) call_.responder.Write(merger->Rest());
+  if (std::string rest = merger ? merger->Rest() : ""; !rest.empty()) {
+    call_.responder.Write(std::move(rest));
+  }
   call_.responder.End();
   lease.Succeeded();
   core_.metrics().BreakerOutcome(worker_->spec.url, true);
@@ -570,7 +587,7 @@ asio::awaitable<void> Exchange::PassStream(HttpResponse head, std::string piece,
   call_.Count(status_);
 }
 
-void Exchange::BreakOff(const Status& status, bool events, bool between_events) {
+void Exchange::BreakOff(const Status& status, bool events) {
   error_ = "stream_broken";
   call_.Count(status_, error_);
   if (!events) {
@@ -580,7 +597,7 @@ void Exchange::BreakOff(const Status& status, bool events, bool between_events) 
     return;
   }
   const HttpResponse error = ErrorFor(status, NameOf(worker_->spec.type));
-  call_.responder.Write(Text(between_events ? "" : "\n\n", "data: ", error.body, "\n\n"));
+  call_.responder.Write(Text("data: ", error.body, "\n\n"));
   call_.responder.EndAndClose();
 }
 

@@ -100,8 +100,10 @@ class Exchange {
   // What a broken call comes to: its fault, or the prefill half's, or the client's.
   Outcome FailedBy(const Status& status, WorkerLease& lease);
   Outcome OutcomeOf(HttpResponse error) const;
+  // What an error of the worker itself comes to.
+  Outcome RefusedWith(HttpResponse error, WorkerLease& lease);
   // After a failure that the client has to be told within its answer.
-  void BreakOff(const Status& status, bool events, bool between_events);
+  void BreakOff(const Status& status, bool events);
   void Answer(HttpResponse response);
   void Log() const;
   bool over() const { return gone_ || core_.stopping(); }

@@ -127,7 +127,7 @@ std::string EventMerger::Add(std::string_view piece) {
   for (size_t end; (end = EventEnd(rest_, std::max(from, done))) != 0; done = end) {
     std::string event = rest_.substr(done, end - done);
     const std::string_view data = DataOf(event);
-    if (!data.empty()) {
+    if (!data.empty() && !prompt_.empty()) {
       const Found found = FindLogprobs(data);
       const auto prompt = prompt_.find(found.index);
       if (found.logprobs.data() != nullptr && prompt != prompt_.end()) {

@@ -22,7 +22,8 @@ PromptLogprobs ReadPromptLogprobs(std::string_view answer, bool stream);
 // left as it is.
 std::string MergeAnswer(std::string answer, const PromptLogprobs& prompt);
 
-// The same for a stream, whose pieces may be cut anywhere.
+// The same for a stream, whose pieces may be cut anywhere. Without logprobs it only gathers whole
+// events.
 class EventMerger {
  public:
   explicit EventMerger(PromptLogprobs prompt) : prompt_(std::move(prompt)) {}

@@ -170,6 +170,40 @@ TEST(RouterPair, ADecodeWorkerThatFailsBeforeItsFirstByteEndsThePrefillHalfAndIs
   }
 }
 
+TEST(RouterPair, AnErrorInPlaceOfADecodeStreamsFirstEventIsTriedAgainWithAnotherPair) {
+  Pairs pairs(2);
+  HttpClient client = pairs->Post("/generate", kStream);
+  HeldRequest prefill = pairs.TakePrefill();
+  HeldRequest decode = pairs.TakeDecode();
+  decode.BeginStream();
+  decode.responder.Write(
+      "data: {\"error\":{\"message\":\"lost the prefill server\",\"code\":503}}\n\n");
+  decode.responder.End();
+  EXPECT_TRUE(prefill.WaitForGone());
+  HeldRequest other_prefill = pairs.TakePrefill();
+  HeldRequest other = pairs.TakeDecode();
+  EXPECT_NE(other.body()["bootstrap_room"], decode.body()["bootstrap_room"]);
+  other.BeginStream();
+  other.responder.Write("data: 1\n\n");
+  other.responder.End();
+  EXPECT_EQ(ReadReply(client).body, "data: 1\n\n");
+  other_prefill.Send(200, "{}");
+}
+
+TEST(RouterPair, AnErrorInPlaceOfADecodeStreamsFirstEventHasItsStatusWhereNobodyElseCanAnswer) {
+  Pairs pairs;
+  HttpClient client = pairs->Post("/generate", kStream);
+  HeldRequest prefill = pairs.TakePrefill();
+  HeldRequest decode = pairs.TakeDecode();
+  decode.BeginStream();
+  decode.responder.Write("data: {\"error\":{\"message\":\"too long\",\"code\":400}}\n\n");
+  decode.responder.End();
+  const HttpReply reply = ReadReply(client);
+  EXPECT_EQ(reply.status, 400);
+  EXPECT_EQ(Json::parse(reply.body)["error"]["message"], "too long");
+  prefill.Send(200, "{}");
+}
+
 TEST(RouterPair, ADecodeWorkerThatDiesInItsStreamIsTheClientsErrorEventAndNoRetry) {
   Pairs pairs(2);
   HttpClient client = pairs->Post("/generate", kStream);

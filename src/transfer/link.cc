@@ -19,6 +19,10 @@ constexpr size_t kMostPieces = 256;  // of one system call; below IOV_MAX
 // What takes the place of voided rows.
 alignas(64) const char kZeros[kReadBytes] = {};
 
+bool CarriesKeys(MessageType type) {
+  return type == MessageType::kRun || type == MessageType::kRunInMemory;
+}
+
 }  // namespace
 
 Link::Link(uint64_t id, Socket socket, const LinkOptions& options, int64_t& fault_count)
@@ -28,7 +32,8 @@ Link::Link(uint64_t id, Socket socket, const LinkOptions& options, int64_t& faul
       fault_count_(fault_count),
       hello_until_(Deadline::AfterMs(options.hello_ms)),
       heard_at_(Deadline::Clock::now()),
-      next_ping_(Deadline::AfterMs(options.heartbeat_ms)) {
+      next_ping_(Deadline::AfterMs(options.heartbeat_ms)),
+      keys_at_(heard_at_) {
   // A size that is set stays, and can't be above the system's limit (often 208 KiB); one that is
   // not grows with the speed of the connection, to 4 MiB (net.ipv4.tcp_wmem).
   if (options.in_flight_bytes > 0) {
@@ -44,6 +49,7 @@ int64_t Link::OutFrame::Bytes() const {
 }
 
 void Link::Queue(OutFrame frame, MessageType type) {
+  if (CarriesKeys(type)) keys_at_ = Deadline::Clock::now();
   const TransferFault& fault = options_.fault;
   if (fault.action != TransferFault::Action::kNone && fault.type == type &&
       fault_count_++ == fault.nth) {
@@ -282,6 +288,7 @@ bool Link::Step(LinkOwner& owner) {
     case InState::kRunTrailer: {
       if (InputLeft() < kRunTrailerBytes) return false;
       state_ = InState::kHeader;
+      keys_at_ = Deadline::Clock::now();
       const std::string bytes = TakeInput(kRunTrailerBytes);
       MessageReader reader(bytes);
       RunTrailer trailer;
@@ -315,6 +322,7 @@ Status Link::BeginRun(LinkOwner& owner) {
 }
 
 Status Link::EndFrame(LinkOwner& owner, const std::string& body) {
+  if (CarriesKeys(frame_.type)) keys_at_ = Deadline::Clock::now();
   switch (frame_.type) {
     case MessageType::kBye: {
       CAUSEWAY_ASSIGN_OR_RETURN(const ByeMessage bye, Decode<ByeMessage>(body));

@@ -98,6 +98,8 @@ class Link {
   void VoidRun(const RoomKey& key);
   // From now on no byte that comes for this room is written to where PlaceRun said.
   void DropRun(const RoomKey& key);
+  // Until when a room may wait for `ms` whose keys, on this link, come behind those of others.
+  Deadline KeysMoveUntil(int64_t ms) const { return Deadline::At(keys_at_, ms); }
   // Says goodbye, as far as the socket takes it, and ends the link.
   void Close(const Status& why);
 
@@ -161,6 +163,7 @@ class Link {
   Deadline hello_until_;
   Deadline::Clock::time_point heard_at_;
   Deadline next_ping_;
+  Deadline::Clock::time_point keys_at_;  // when the last run went or came; or this was made
 };
 
 }  // namespace causeway

@@ -19,6 +19,7 @@ namespace {
 constexpr int64_t kConnectTryMs = 500;  // after which Stop is noticed
 constexpr int64_t kLongestWaitMs = 3'600'000;
 constexpr int64_t kAcceptPauseMs = 100;
+constexpr int64_t kTickMs = 100;
 constexpr int kFramesOfTurn = 8;
 constexpr size_t kMostLinks = 4096;
 
@@ -197,7 +198,10 @@ void LinkLoop::Run() {
       RunTasks();
       if (ready > 0 && polled[1].revents != 0) Accept();
       for (size_t i = 0; i < of.size() && ready > 0; ++i) {
-        if (polled[i + 2].revents != 0) of[i]->Read(owner_);
+        if (polled[i + 2].revents == 0) continue;
+        of[i]->Read(owner_);
+        // What has come may have set an earlier deadline.
+        if (next_tick.RemainingMs() > kTickMs) next_tick = Deadline::AfterMs(kTickMs);
       }
       if (tick_now_ || next_tick.Passed()) {
         tick_now_ = false;

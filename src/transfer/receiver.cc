@@ -615,11 +615,20 @@ class KvReceiver::Work : public LinkOwner {
     ForgetIfUnused(place.server);
   }
 
+  // Gives a room more time whose keys wait for those of older rooms, which still come.
+  bool Moves(Room& room) {
+    for (const auto& [host, part] : room.parts) {
+      const Link* const link = part.stage == Stage::kAccepted ? loop_.Find(part.link) : nullptr;
+      if (link != nullptr) room.until = link->KeysMoveUntil(options_.waiting_timeout_ms);
+    }
+    return !room.until.Passed();
+  }
+
   int64_t Tick() override {
     int64_t next_ms = kNever;
     std::vector<uint64_t> late;
-    for (const auto& [id, room] : rooms_) {
-      if (room.until.Passed()) {
+    for (auto& [id, room] : rooms_) {
+      if (room.until.Passed() && !Moves(room)) {
         late.push_back(id);
       } else {
         next_ms = std::min(next_ms, room.until.RemainingMs());

@@ -438,8 +438,8 @@ class KvSender::Work : public LinkOwner {
   int64_t Tick() override {
     int64_t next_ms = kNever;
     std::vector<uint64_t> late;
-    for (const auto& [id, room] : rooms_) {
-      if (room.until.Passed()) {
+    for (auto& [id, room] : rooms_) {
+      if (room.until.Passed() && !Moves(room)) {
         late.push_back(id);
       } else {
         next_ms = std::min(next_ms, room.until.RemainingMs());
@@ -460,6 +460,15 @@ class KvSender::Work : public LinkOwner {
       }
     }
     return next_ms;
+  }
+
+  // Gives a room more time whose keys still leave, or wait for those of older rooms that do.
+  bool Moves(Room& room) {
+    for (const Opening& each : room.openings) {
+      const Link* const link = room.opened && !each.done ? loop_.Find(each.link) : nullptr;
+      if (link != nullptr) room.until = link->KeysMoveUntil(options_.waiting_timeout_ms);
+    }
+    return !room.until.Passed();
   }
 
   // ---- Sending
@@ -512,6 +521,7 @@ class KvSender::Work : public LinkOwner {
     }
     if (!room.finished || opening.done) return false;
     opening.done = true;
+    room.until = Deadline::AfterMs(options_.waiting_timeout_ms);
     link.Send(DoneMessage{opening.key, opening.token_layers, room.metadata});
     return true;
   }

@@ -1,6 +1,7 @@
 // A side of the protocol against bytes that the test writes by hand.
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/socket.h>
 
 #include "transfer/simulated_servers.h"
 
@@ -43,6 +44,11 @@ class RawPeer {
   bool Send(const std::string& bytes) {
     return socket_.Send(bytes.data(), static_cast<int64_t>(bytes.size()), Deadline::AfterMs(5'000))
         .ok();
+  }
+  // Takes little of what nobody has read.
+  void TakeLittle() {
+    const int bytes = 8192;
+    CHECK(setsockopt(socket_.fd(), SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes) == 0, errno);
   }
   // The next frame but pings; nothing if the connection is over.
   struct Frame {
@@ -380,6 +386,74 @@ TEST(TransferWire, ACancelledRoomsPagesAreNotReadAnyMoreNotEvenForTheRestOfARun)
   }
   EXPECT_EQ(voided, 1) << "one run was under way, and says that it is not valid";
   EXPECT_EQ(prefill.WaitEnded(5)->status.message(), "enough");
+}
+
+TEST(TransferWire, ARoomIsNotLateWhileItsKeysOrThoseBeforeThemAreTakenHoweverSlowly) {
+  SimulatedOptions options = Server();
+  options.transfer.waiting_timeout_ms = 600;
+  PrefillServer prefill(options);
+  constexpr int64_t kMany = 32 * 64;
+  RawPeer peer = RawPeer::ConnectedTo(prefill.port());
+  peer.TakeLittle();
+  ASSERT_TRUE(peer.Send(Encode(HelloOf(TransferRole::kDecode))));
+  peer.Expect<HelloMessage>();
+  std::vector<int32_t> pages;
+  for (int32_t page = 0; page < 32; ++page) pages.push_back(page);
+  const Range all{0, kMany};
+  for (const uint64_t room : {5, 6}) {
+    ASSERT_TRUE(peer.Send(Encode(OpenMessage{{room, 1}, kMany, 0, 0, false})));
+    prefill.Expect(room, kMany);
+    peer.Expect<AcceptedMessage>();
+  }
+  for (const uint64_t room : {5, 6}) {
+    prefill.sender().Begin(room, pages);
+    prefill.sender().PagesWritten(room, kAllLayers, {&all, 1});
+    prefill.sender().Finish(room, "m");
+  }
+  // Eight runs of each room, which take longer than the time-out.
+  const auto begin = Deadline::Clock::now();
+  for (int done = 0; done < 2;) {
+    const auto frame = peer.Read();
+    ASSERT_TRUE(frame);
+    if (frame->type == MessageType::kDone) {
+      ++done;
+      ASSERT_TRUE(peer.Send(Encode(AckMessage{Decode<DoneMessage>(frame->body)->key})));
+    } else if (frame->type != MessageType::kReleased) {
+      ASSERT_EQ(frame->type, MessageType::kRun) << Decode<CancelMessage>(frame->body)->text;
+      std::this_thread::sleep_for(std::chrono::milliseconds(120));
+    }
+  }
+  EXPECT_GT(Deadline::Clock::now() - begin, std::chrono::milliseconds(1'800));
+  EXPECT_TRUE(prefill.WaitEnded(5)->status.ok());
+  EXPECT_TRUE(prefill.WaitEnded(6)->status.ok());
+}
+
+TEST(TransferWire, ADecodeServersRoomIsNotLateWhileKeysOfOthersComeBeforeIts) {
+  SimulatedOptions options = Server();
+  options.transfer.waiting_timeout_ms = 400;
+  DecodeServer decode(options);
+  RawPrefill prefill;
+  decode.receiver().Open({1, "127.0.0.1", prefill.port(), 0, kTokens, 0, {3, 9}});
+  decode.receiver().Open({2, "127.0.0.1", prefill.port(), 0, kTokens, 0, {4, 5}});
+  RawPeer peer = prefill.Accept();
+  peer.Expect<HelloMessage>();
+  ASSERT_TRUE(peer.Send(Encode(HelloOf(TransferRole::kPrefill))));
+  const auto first = peer.Expect<OpenMessage>();
+  const auto second = peer.Expect<OpenMessage>();
+  ASSERT_TRUE(
+      peer.Send(Encode(AcceptedMessage{first.key, 0}) + Encode(AcceptedMessage{second.key, 0})));
+  for (int32_t token = 0; token < 10; ++token) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    ASSERT_TRUE(peer.Send(RunFrame(first.key, 0, {token, token + 1}, 'x')));
+  }
+  // Then nothing: now both are.
+  EXPECT_FALSE(decode.WaitEnd(second.key.room, 0).has_value());
+  EXPECT_FALSE(decode.WaitEnd(first.key.room, 0).has_value());
+  for (const uint64_t room : {1, 2}) {
+    const auto end = decode.WaitEnd(room, 2'000);
+    ASSERT_TRUE(end);
+    EXPECT_EQ(end->status.code(), StatusCode::kDeadlineExceeded) << end->status.message();
+  }
 }
 
 // And of a decode server's, into which a frame is being received.
