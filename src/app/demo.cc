@@ -9,7 +9,6 @@
 #include "app/demo_model.h"
 #include "app/flags.h"
 #include "app/report.h"
-#include "app/serve_model.h"
 #include "app/text_model.h"
 #include "text/detokenizer.h"
 
@@ -20,7 +19,7 @@ constexpr int64_t kPromptTokens = 8192;
 constexpr int kAnswerTokens = 24;
 
 struct DemoFlags {
-  ServeFlags serve;
+  ModelFlags model;
   std::string directory = kDemoDirectory;
   bool no_serve = false;
 };
@@ -86,7 +85,7 @@ std::string Quoted(const std::string& text) {
 
 Status RunDemo(DemoFlags& flags) {
   CAUSEWAY_RETURN_IF_ERROR(MakeDemoModel(flags.directory).status());
-  ModelFlags& model = flags.serve.model;
+  ModelFlags& model = flags.model;
   model.model_path = flags.directory;
   CAUSEWAY_ASSIGN_OR_RETURN(HostOptions options, model.ToHostOptions());
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
@@ -139,38 +138,23 @@ Status RunDemo(DemoFlags& flags) {
               outcomes[0].answer == outcomes[1].answer ? "equal" : "DIFFERENT",
               same ? "cp 1 and cp 2 gave the same bits" : "the layouts DISAGREE");
   std::fflush(stdout);
-  // Before serving: a difference is a bug, and the demo's exit code says so.
+  // A difference is a bug, and the exit code says so.
   if (!same) return InternalError("cp 1 and cp 2 gave different bits");
-  CAUSEWAY_RETURN_IF_ERROR(WriteTraceFile(model.trace, host->ranks()));
-  if (flags.no_serve) return Status();
-
-  flags.serve.served_model_name = "demo";
-  Disaggregation none;
-  return ServeModel(*host, *tokenizer, flags.serve, none, [](const std::string& url) {
-    std::printf(
-        "\nserving on %s until Ctrl-C; try\n\n"
-        "  curl -s %s/v1/completions -H 'Content-Type: application/json' \\\n"
-        "    -d '{\"model\": \"demo\", \"prompt\": \"Question: How many eggs?\", "
-        "\"max_tokens\": 16}'\n\n",
-        url.c_str(), url.c_str());
-    std::fflush(stdout);
-  });
+  return WriteTraceFile(model.trace, host->ranks());
 }
 
 }  // namespace
 
 void AddDemo(CLI::App& app, Run& run) {
   auto flags = std::make_shared<DemoFlags>();
-  CLI::App* command = app.add_subcommand(
-      "demo", "Prefill an embedded real text with cp 1 and cp 2, compare, then serve");
+  CLI::App* command =
+      app.add_subcommand("demo", "Prefill an embedded real text with cp 1 and cp 2, and compare");
   command->add_option("--demo-dir", flags->directory, "Where the demo checkpoint lies or is made")
       ->capture_default_str();
-  command->add_flag("--no-serve", flags->no_serve, "End after the table");
-  command->add_option("--host", flags->serve.http.host, "Address to serve on")
-      ->capture_default_str();
-  command->add_option("--port", flags->serve.http.port, "0: any free port")->capture_default_str();
-  command->add_option("--isa", flags->serve.model.isa, "Instruction set")->capture_default_str();
-  command->add_option("--trace", flags->serve.model.trace, "Chrome/Perfetto trace of the cp 2 run");
+  command->add_flag("--no-serve", flags->no_serve,
+                    "Accepted, without effect: `causeway up` serves the model");
+  command->add_option("--isa", flags->model.isa, "Instruction set")->capture_default_str();
+  command->add_option("--trace", flags->model.trace, "Chrome/Perfetto trace of the cp 2 run");
   command->callback([flags, &run] { run = [flags] { return RunDemo(*flags); }; });
 }
 

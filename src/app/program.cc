@@ -40,6 +40,8 @@ void Redirect(int fd, const char* path, int flags) {
   // The system kills the child when the thread that forked it ends, however that happens.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kCantExecute);  // it died before the line above
+  // A terminal's Ctrl-C is the parent's, which ends its children in its own order.
+  setpgid(0, 0);
   // The parent may wait for signals with sigtimedwait(2); the program shall get them.
   sigset_t none;
   sigemptyset(&none);

@@ -26,6 +26,7 @@ constexpr int64_t kFirstBackoffMs = 500;
 constexpr int64_t kMostBackoffMs = 30'000;
 constexpr int64_t kStableMs = 60'000;
 constexpr int64_t kHealthMs = 5'000;
+constexpr size_t kMostTail = 400;  // bytes of a log in an error
 
 using Arguments = std::vector<std::string>;
 
@@ -44,8 +45,9 @@ struct UpFlags {
 // The value of "key=" in the first line of a log that begins with this event.
 std::string ValueIn(const std::string& log, const std::string& event, const std::string& key) {
   const size_t line = log.find("event=" + event + " ");
-  if (line == std::string::npos) return "";
-  const std::string text = log.substr(line, log.find('\n', line) - line);
+  const size_t end = log.find('\n', line);
+  if (line == std::string::npos || end == std::string::npos) return "";  // or not all of it yet
+  const std::string text = log.substr(line, end - line);
   const size_t at = text.find(" " + key + "=");
   if (at == std::string::npos) return "";
   const size_t begin = at + key.size() + 2;
@@ -89,25 +91,19 @@ class Part {
     return Status();
   }
 
-  // Waits until it serves, and learns its ports. False if `signals` has come.
-  StatusOr<bool> WaitUntilItServes(const BlockedSignals& signals, Deadline deadline) {
-    for (;;) {
-      const std::string log = program_->Stderr();
-      url_ = ValueIn(log, ready_, "url");
-      bootstrap_port_ = ValueIn(log, ready_, "bootstrap_port");
-      if (!url_.empty()) {
-        LogLine("part_serves").Add("name", name_).Add("url", url_);
-        return true;
-      }
-      if (const int code = program_->Wait(Deadline::AfterMs(0)); code >= 0) {
-        return InternalError(Text(name_, " ended with exit code ", code, ": ", LastError(log)));
-      }
-      if (deadline.Passed()) {
-        return DeadlineExceeded(
-            Text(name_, " does not serve after --startup-timeout; see ", directory_, "/stderr"));
-      }
-      if (signals.Wait(kPollMs)) return false;
+  // Whether it serves by now; from then on its ports are known. An error if it has ended.
+  StatusOr<bool> Serves() {
+    if (!url_.empty()) return true;
+    const int code = program_->Wait(Deadline::AfterMs(0));  // before its last words are read
+    const std::string log = program_->Stderr();
+    if (code >= 0) {
+      return InternalError(Text(name_, " ended with exit code ", code, ": ", LastError(log)));
     }
+    bootstrap_port_ = ValueIn(log, ready_, "bootstrap_port");
+    url_ = ValueIn(log, ready_, "url");
+    if (url_.empty()) return false;
+    LogLine("part_serves").Add("name", name_).Add("url", url_);
+    return true;
   }
 
   // Starts it again if it has died, not at once if that happens often.
@@ -132,10 +128,10 @@ class Part {
   }
 
  private:
-  // The last line of a log that may say why the program has ended.
+  // The last line of a log that may say why the program has ended, or its last lines.
   static std::string LastError(const std::string& log) {
     const size_t at = log.rfind("error");
-    if (at == std::string::npos) return "no error in its log";
+    if (at == std::string::npos) return log.substr(log.size() - std::min(log.size(), kMostTail));
     const size_t begin = log.rfind('\n', at) + 1;
     return log.substr(begin, log.find('\n', at) - begin);
   }
@@ -176,6 +172,25 @@ Arguments ServeArguments(const UpFlags& flags, const std::string& mode, const st
   return out;
 }
 
+// All at once, so that one that can't start is found before another has read its checkpoint. False
+// if a signal has come.
+StatusOr<bool> WaitUntilAllServe(const std::vector<std::unique_ptr<Part>>& parts,
+                                 const BlockedSignals& signals, Deadline deadline) {
+  for (;;) {
+    std::string waits;
+    for (const auto& part : parts) {
+      CAUSEWAY_ASSIGN_OR_RETURN(const bool serves, part->Serves());
+      if (!serves) waits += Text(waits.empty() ? "" : ", ", part->name());
+    }
+    if (waits.empty()) return true;
+    if (deadline.Passed()) {
+      return DeadlineExceeded(
+          Text("not serving after --startup-timeout: ", waits, "; see PART/stderr in --log-dir"));
+    }
+    if (signals.Wait(kPollMs)) return false;
+  }
+}
+
 // Until the router finds its workers well. False if a signal has come.
 StatusOr<bool> WaitForHealth(const std::string& url, const BlockedSignals& signals,
                              Deadline deadline) {
@@ -194,15 +209,27 @@ StatusOr<bool> WaitForHealth(const std::string& url, const BlockedSignals& signa
   }
 }
 
+// Waits until a part has ended. A signal moves the deadline to now: who presses Ctrl-C again is
+// tired of waiting.
+void WaitForEnd(Part& part, const BlockedSignals& signals, Deadline& deadline) {
+  while (part.Wait(Deadline::AfterMs(0)) < 0 && !deadline.Passed()) {
+    if (signals.Wait(kPollMs)) deadline = Deadline::AfterMs(0);
+  }
+}
+
 // The router first, so that nobody gets a request that the others can't finish.
-void Stop(std::vector<std::unique_ptr<Part>>& parts, int64_t seconds) {
-  const Deadline deadline = Deadline::After(std::chrono::seconds(seconds));
-  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
-    (*part)->Signal(SIGTERM);
-    if (*part == parts.back()) (*part)->Wait(deadline);
+void Stop(std::vector<std::unique_ptr<Part>>& parts, const BlockedSignals& signals,
+          int64_t seconds) {
+  Deadline deadline = Deadline::After(std::chrono::seconds(seconds));
+  Part& router = *parts.back();
+  router.Signal(SIGTERM);
+  WaitForEnd(router, signals, deadline);
+  for (const auto& part : parts) {
+    if (part.get() != &router) part->Signal(SIGTERM);
   }
   for (const auto& part : parts) {
-    if (part->Wait(deadline) < 0) LogLine("part_killed").Add("name", part->name());
+    WaitForEnd(*part, signals, deadline);
+    if (part->Wait(Deadline::AfterMs(0)) < 0) LogLine("part_killed").Add("name", part->name());
   }
 }
 
@@ -243,9 +270,9 @@ Status RunParts(const UpFlags& flags, const std::string& log_dir) {
   }
   Arguments route = {"route",  "--pd-disaggregation",     "--host", flags.host,
                      "--port", std::to_string(flags.port)};
+  CAUSEWAY_ASSIGN_OR_RETURN(bool runs, WaitUntilAllServe(parts, signals, deadline));
+  if (!runs) return Status();
   for (size_t i = 0; i < parts.size(); ++i) {
-    CAUSEWAY_ASSIGN_OR_RETURN(const bool serves, parts[i]->WaitUntilItServes(signals, deadline));
-    if (!serves) return Status();
     const bool prefills = i < flags.prefill.size();
     route.insert(route.end(), {prefills ? "--prefill" : "--decode", parts[i]->url()});
     if (prefills) route.push_back(parts[i]->bootstrap_port());
@@ -253,19 +280,23 @@ Status RunParts(const UpFlags& flags, const std::string& log_dir) {
   for (std::string& word : Words(flags.router)) route.push_back(std::move(word));
   CAUSEWAY_RETURN_IF_ERROR(add("router", std::move(route), "routing"));
   Part& router = *parts.back();
-  CAUSEWAY_ASSIGN_OR_RETURN(bool runs, router.WaitUntilItServes(signals, deadline));
+  CAUSEWAY_ASSIGN_OR_RETURN(runs, WaitUntilAllServe(parts, signals, deadline));
   if (runs) {
     CAUSEWAY_ASSIGN_OR_RETURN(runs, WaitForHealth(router.url(), signals, deadline));
   }
   if (runs) {
-    std::printf("serving on %s until Ctrl-C; logs in %s\n", router.url().c_str(), log_dir.c_str());
+    std::printf(
+        "serving on %s until Ctrl-C; logs in %s; try\n\n"
+        "  curl -s %s/v1/completions -H 'Content-Type: application/json' \\\n"
+        "    -d '{\"prompt\": \"Question: How many eggs?\", \"max_tokens\": 16}'\n\n",
+        router.url().c_str(), log_dir.c_str(), router.url().c_str());
     std::fflush(stdout);
     while (!signals.Wait(kPollMs)) {
       for (const auto& part : parts) CAUSEWAY_RETURN_IF_ERROR(part->Tend());
     }
   }
   LogLine("stopping");
-  Stop(parts, flags.stop_timeout);
+  Stop(parts, signals, flags.stop_timeout);
   return Status();
 }
 
@@ -317,7 +348,8 @@ void AddUp(CLI::App& app, Run& run) {
       ->capture_default_str();
   command
       ->add_option("--stop-timeout", flags->stop_timeout,
-                   "Seconds for all to end after SIGINT or SIGTERM; then they are killed")
+                   "Seconds for all to end after SIGINT or SIGTERM; then, or at a second signal, "
+                   "they are killed")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   command->callback([flags, &run] { run = [flags] { return RunUp(*flags); }; });

@@ -1,6 +1,8 @@
 #include "router/logprob_merge.h"
 
+#include <algorithm>
 #include <charconv>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -14,7 +16,7 @@ constexpr size_t kMaxEventBytes = 256 << 20;
 // Where an answer's logprobs stand, and which prompt it is of.
 struct Found {
   int64_t index = 0;
-  std::string_view logprobs;  // the value; null data: there is none
+  std::array<std::string_view, kPromptLists.size()> lists;  // their values; null data: not there
 };
 
 Found FindLogprobs(std::string_view object) {
@@ -24,12 +26,14 @@ Found FindLogprobs(std::string_view object) {
       std::from_chars(member.value.data(), member.value.data() + member.value.size(), found.index);
     } else if (IsKey(member.key, "meta_info") && member.value.starts_with('{')) {
       const JsonProblem none = ScanObject(member.value, [&found](const JsonMember& inner) {
-        if (IsKey(inner.key, "input_token_logprobs")) found.logprobs = inner.value;
+        for (size_t i = 0; i < kPromptLists.size(); ++i) {
+          if (IsKey(inner.key, kPromptLists[i])) found.lists[i] = inner.value;
+        }
       });
-      if (none) found.logprobs = {};
+      if (none) found.lists = {};
     }
   });
-  if (problem) found.logprobs = {};
+  if (problem) found.lists = {};
   return found;
 }
 
@@ -61,14 +65,21 @@ std::string_view DataOf(std::string_view event) {
   return data.starts_with('{') ? data : std::string_view();
 }
 
-// Replaces the value that `found` has, a view into `text`, which began at `begin`.
-void Splice(std::string& text, const char* begin, const Found& found, const std::string& prompt) {
-  const std::string_view own = Inside(found.logprobs);
-  std::string merged = "[" + prompt;
-  if (!prompt.empty() && !own.empty()) merged += ", ";
-  merged += own;
-  merged += "]";
-  text.replace(static_cast<size_t>(found.logprobs.data() - begin), found.logprobs.size(), merged);
+// Replaces the lists that `found` has, views into `text`, which began at `begin`.
+void Splice(std::string& text, const char* begin, const Found& found,
+            const PromptLogprobs::mapped_type& prompt) {
+  std::array<size_t, kPromptLists.size()> order = {0, 1, 2};
+  // From the back: the places before stay right.
+  std::ranges::sort(order, std::ranges::greater(), [&](size_t i) { return found.lists[i].data(); });
+  for (const size_t i : order) {
+    if (found.lists[i].data() == nullptr || !prompt[i]) continue;
+    const std::string_view own = Inside(found.lists[i]);
+    std::string merged = "[" + *prompt[i];
+    if (!prompt[i]->empty() && !own.empty()) merged += ", ";
+    merged += own;
+    merged += "]";
+    text.replace(static_cast<size_t>(found.lists[i].data() - begin), found.lists[i].size(), merged);
+  }
 }
 
 // The bytes up to and with the end of the first event; 0: it is not complete.
@@ -86,7 +97,11 @@ size_t EventEnd(std::string_view text, size_t from) {
 PromptLogprobs ReadPromptLogprobs(std::string_view answer, bool stream) {
   PromptLogprobs out;
   const auto add = [&out](const Found& found, int64_t index) {
-    if (found.logprobs.data() != nullptr) out.emplace(index, Inside(found.logprobs));
+    PromptLogprobs::mapped_type lists;
+    for (size_t i = 0; i < lists.size(); ++i) {
+      if (found.lists[i].data() != nullptr) lists[i] = Inside(found.lists[i]);
+    }
+    if (lists != PromptLogprobs::mapped_type()) out.emplace(index, std::move(lists));
   };
   if (!stream) {
     int64_t index = 0;
@@ -112,7 +127,7 @@ std::string MergeAnswer(std::string answer, const PromptLogprobs& prompt) {
   // From the back: the places before stay right.
   for (size_t i = places.size(); i-- > 0;) {
     const auto found = prompt.find(static_cast<int64_t>(i));
-    if (places[i].logprobs.data() == nullptr || found == prompt.end()) continue;
+    if (found == prompt.end()) continue;
     Splice(out, whole.data(), places[i], found->second);
   }
   return out;
@@ -130,9 +145,7 @@ std::string EventMerger::Add(std::string_view piece) {
     if (!data.empty() && !prompt_.empty()) {
       const Found found = FindLogprobs(data);
       const auto prompt = prompt_.find(found.index);
-      if (found.logprobs.data() != nullptr && prompt != prompt_.end()) {
-        Splice(event, event.data(), found, prompt->second);
-      }
+      if (prompt != prompt_.end()) Splice(event, event.data(), found, prompt->second);
     }
     out += event;
   }

@@ -2,7 +2,9 @@
 // the decode worker the rest. What the client gets has both.
 #pragma once
 
+#include <array>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -10,9 +12,12 @@
 
 namespace causeway {
 
-// The prompt's logprobs by the index of the prompt: the text between the brackets of
-// meta_info.input_token_logprobs.
-using PromptLogprobs = std::map<int64_t, std::string>;
+// The lists of meta_info that are of the prompt.
+inline constexpr std::array<std::string_view, 3> kPromptLists = {
+    "input_token_logprobs", "input_top_logprobs", "input_token_ids_logprobs"};
+
+// By the index of the prompt: the text between the brackets of each list that there is.
+using PromptLogprobs = std::map<int64_t, std::array<std::optional<std::string>, 3>>;
 
 // Of an answer: an object, or a list of them for a batch, or a stream of events, of which the first
 // for each index counts. Answers without logprobs give none.

@@ -57,6 +57,20 @@ TEST(LogprobMerge, ABatchIsMergedAnswerByAnswer) {
   EXPECT_EQ(Logprobs(merged[1]), Json::parse("[[2,2,null],[3,3,null],[9,9,null]]"));
 }
 
+TEST(LogprobMerge, AllListsOfThePromptAreMergedInWhateverOrderTheyStand) {
+  const PromptLogprobs prompt = ReadPromptLogprobs(
+      R"({"meta_info":{"input_token_logprobs":[[1,1,null]],"input_top_logprobs":[null,[[2,2,null]]],
+          "input_token_ids_logprobs":[[[3,3,null]]]}})",
+      false);
+  const Json merged = Json::parse(MergeAnswer(
+      R"({"meta_info":{"input_token_ids_logprobs":[],"output_top_logprobs":[[[9,9,null]]],
+          "input_top_logprobs":[[[4,4,null]]],"input_token_logprobs":[]}})",
+      prompt));
+  EXPECT_EQ(merged["meta_info"], Json::parse(R"({"input_token_logprobs":[[1,1,null]],
+                "input_top_logprobs":[null,[[2,2,null]],[[4,4,null]]],
+                "input_token_ids_logprobs":[[[3,3,null]]],"output_top_logprobs":[[[9,9,null]]]})"));
+}
+
 TEST(LogprobMerge, AStreamIsMergedEventByEventHoweverItIsCut) {
   const PromptLogprobs prompt = ReadPromptLogprobs(
       "data: {\"index\":0,\"meta_info\":{\"input_token_logprobs\":[[1,1,null]]}}\n\n"

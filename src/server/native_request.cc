@@ -236,10 +236,10 @@ class Parser {
   }
 
   void RefuseUnsupported() {
-    // No answer depends on these.
-    fields_.Ignore({"log_metrics", "no_logs", "conversation_id", "session_id", "routing_key",
-                    "custom_labels", "external_trace_header", "received_time", "parallel_batch",
-                    "modalities", "use_audio_in_video"});
+    // No answer depends on these. SGLang's router writes the model even where the client didn't.
+    fields_.Ignore({"model", "log_metrics", "no_logs", "conversation_id", "session_id",
+                    "routing_key", "custom_labels", "external_trace_header", "received_time",
+                    "parallel_batch", "modalities", "use_audio_in_video"});
     // Known fields of SGLang whose effect is missing here.
     fields_.NeutralOnly("lora_path", {"", Json::array()});
     fields_.NeutralOnly("image_data", {Json::array()});

@@ -72,6 +72,14 @@ TEST(NativeRequestTest, IdsAreTakenAsTheyAre) {
   EXPECT_TRUE(Parse(R"({"text": ["a"]})").list) << "a list of one is a list";
 }
 
+TEST(NativeRequestTest, WhatSGLangsRouterWritesIntoARequestChangesNothing) {
+  const NativeRequest request = Parse(R"({"text": "hi", "model": null, "stream": false,
+      "return_text_in_logprobs": false, "log_metrics": true, "return_hidden_states": false,
+      "background": false, "no_logs": false, "return_bytes": false, "return_entropy": false})");
+  EXPECT_EQ(request.prompts[0].tokens, Parse(R"({"text": "hi"})").prompts[0].tokens);
+  EXPECT_EQ(Parse(R"({"text": "hi", "model": "m"})").prompts.size(), 1u);
+}
+
 TEST(NativeRequestTest, EverySamplingParameterReachesTheEngine) {
   const NativeRequest request = Parse(R"({"text": "a", "sampling_params": {
       "max_new_tokens": 9, "min_new_tokens": 2, "temperature": 0.5, "top_p": 0.75, "top_k": 4,
