@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "app/program.h"
 #include "base/check.h"
 #include "checkpoint/temporary_directory.h"
 
@@ -70,6 +71,15 @@ TEST_F(HostProcesses, AHostThatDoesNotEndIsKilledAndNamedWithWhatItSaidLast) {
   EXPECT_EQ(status.code(), StatusCode::kDeadlineExceeded);
   EXPECT_EQ(status.message(), "host 1 of 2: still runs after 0.3 s: half way");
   EXPECT_LT(seconds_, 20);
+}
+
+TEST_F(HostProcesses, WhatAnEarlierProgramHasLeftIsNotAProgramsOutput) {
+  for (const char* name : {"stdout", "stderr"}) files_.Put(name, "old");
+  Program program("/bin/sh", files_.path(), {"-c", "read line; echo new >&2"});
+  EXPECT_EQ((program.Stdout() + program.Stderr()).find("old"), std::string::npos);
+  EXPECT_EQ(program.Wait(Deadline::AfterMs(kTimeoutMs)), 0);
+  EXPECT_EQ(program.Stdout(), "");
+  EXPECT_EQ(program.Stderr(), "new\n");
 }
 
 TEST_F(HostProcesses, AProgramThatIsNotThereIsAnError) {

@@ -10,9 +10,11 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string_view>
+#include <system_error>
 #include <thread>
 
 #include "base/check.h"
@@ -65,6 +67,10 @@ Program::Program(const std::string& binary, const std::string& directory,
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
+  // What an earlier program has left here is not this one's output, even before the child says a
+  // word.
+  std::error_code ignored;
+  for (const std::string& path : {out_, err_}) std::filesystem::remove(path, ignored);
   const pid_t parent = getpid();
   pid_ = fork();
   if (pid_ == 0) Execute(parent, argv.data(), out_.c_str(), err_.c_str());

@@ -26,7 +26,6 @@ constexpr int64_t kFirstBackoffMs = 500;
 constexpr int64_t kMostBackoffMs = 30'000;
 constexpr int64_t kStableMs = 60'000;
 constexpr int64_t kHealthMs = 5'000;
-constexpr size_t kMostTail = 400;  // bytes of a log in an error
 
 using Arguments = std::vector<std::string>;
 
@@ -77,6 +76,8 @@ class Part {
     std::error_code error;
     std::filesystem::create_directories(directory_, error);
     if (error) return Unavailable(Text("can't make ", directory_, ": ", error.message()));
+    // The last words of one that has died are kept.
+    std::filesystem::rename(directory_ + "/stderr", directory_ + "/stderr.before", error);
     Arguments arguments = arguments_;
     if (!url_.empty()) {
       arguments.push_back("--port");
@@ -128,10 +129,14 @@ class Part {
   }
 
  private:
-  // The last line of a log that may say why the program has ended, or its last lines.
+  // The last line of a log that may say why the program has ended, or the last two.
   static std::string LastError(const std::string& log) {
     const size_t at = log.rfind("error");
-    if (at == std::string::npos) return log.substr(log.size() - std::min(log.size(), kMostTail));
+    if (at == std::string::npos) {
+      size_t begin = log.size();
+      for (int lines = 0; begin > 0 && (log[begin - 1] != '\n' || lines++ < 2);) --begin;
+      return log.substr(begin);
+    }
     const size_t begin = log.rfind('\n', at) + 1;
     return log.substr(begin, log.find('\n', at) - begin);
   }
@@ -268,8 +273,15 @@ Status RunParts(const UpFlags& flags, const std::string& log_dir) {
     CAUSEWAY_RETURN_IF_ERROR(
         add(Text("decode-", i), ServeArguments(flags, "decode", flags.decode[i]), "serving"));
   }
-  Arguments route = {"route",  "--pd-disaggregation",     "--host", flags.host,
-                     "--port", std::to_string(flags.port)};
+  // A part that has died is back before long, so its circuit breaker is tried again soon.
+  Arguments route = {"route",
+                     "--pd-disaggregation",
+                     "--host",
+                     flags.host,
+                     "--port",
+                     std::to_string(flags.port),
+                     "--cb-timeout-duration-secs",
+                     "1"};
   CAUSEWAY_ASSIGN_OR_RETURN(bool runs, WaitUntilAllServe(parts, signals, deadline));
   if (!runs) return Status();
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -340,9 +352,11 @@ void AddUp(CLI::App& app, Run& run) {
   command->add_option("--port", flags->port, "Port of the router; 0: any free one")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
-  command->add_option("--log-dir", flags->log_dir,
-                      "Where each part's output goes, as PART/stderr; default: a temporary "
-                      "directory that is removed at the end");
+  command->add_option(
+      "--log-dir", flags->log_dir,
+      "Where each part's output goes, as PART/stderr, and PART/stderr.before that of "
+      "the one which was started before it; default: a temporary directory that is "
+      "removed at the end");
   command->add_option("--startup-timeout", flags->startup_timeout, "Seconds for all to serve")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();

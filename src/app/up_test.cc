@@ -124,6 +124,7 @@ TEST_F(UpTest, AnswersAreThoseOfOneServerAlsoAfterAPartWasKilled) {
     EXPECT_EQ(TextOf(reply), expected) << part;
     EXPECT_NE(up.Stderr().find("event=part_restarts name=" + part + "-0"), std::string::npos)
         << up.Stderr();
+    EXPECT_TRUE(fs::exists(files_.File("logs/" + part + "-0/stderr.before"))) << part;
   }
   up.Signal(SIGTERM);
   EXPECT_EQ(up.Wait(deadline_), 0) << up.Stderr();
