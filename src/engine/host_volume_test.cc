@@ -15,6 +15,13 @@
 namespace causeway {
 namespace {
 
+// Layouts of a fixture and a number of hosts. Under the thread sanitizer each takes seconds.
+#if defined(__SANITIZE_THREAD__)
+constexpr int64_t kSample = 3;
+#else
+constexpr int64_t kSample = 12;
+#endif
+
 constexpr int64_t kContext = 256;
 constexpr int64_t kPagesOfAPrompt = kContext / kPage;
 
@@ -157,7 +164,7 @@ TEST_P(HostVolumes, AreWhatTheLayoutAndTheChosenExpertsPredictAndExpertCountsAre
   std::map<std::string, int> seen;  // operations
   for (const int hosts : {2, 4}) {
     const auto all = LayoutCases(config, one.dtype, 8, hosts);
-    auto cases = SampleCases(all, 12, /*seed=*/7);
+    auto cases = SampleCases(all, kSample, /*seed=*/7);
     const auto widest = std::max_element(all.begin(), all.end(), [](const auto& a, const auto& b) {
       return a.layout.tp < b.layout.tp;
     });
@@ -203,6 +210,7 @@ TEST_P(HostVolumes, AreWhatTheLayoutAndTheChosenExpertsPredictAndExpertCountsAre
       }
     }
   }
+  if (kSample < 12) return;  // too few to see all
   for (const char* operation : {"kv_exchange", "o_proj", "moe_rows", "expert_dispatch",
                                 "expert_combine", "hidden_exchange", "logits_exchange"}) {
     EXPECT_GT(seen[operation], 0) << operation << " crossed hosts in no layout";
