@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -481,6 +482,29 @@ TEST_F(Commands, ServeSaysWhatItsFlagsCameToAndLogsAndProfilesRequests) {
   const size_t at = log.find(" max_total_tokens=");
   ASSERT_NE(at, std::string::npos) << log;
   EXPECT_GT(std::atoll(log.c_str() + at + 18), 4096);
+}
+
+// The fixture's experts do not fit whole fp8 blocks where gate and up share panels.
+TEST_F(Commands, ServeTakesFlagsFromAFileAndSaysWhichWeightsItHoldsAsBf16) {
+  const std::string config = files_.File("serve.yaml");
+  std::ofstream(config) << "model-path: " << CAUSEWAY_SOURCE_DIR
+                        << "/testdata/golden/v32-tiny-fp8\n"
+                        << "context_length: 512\nserved-model-name: from the file\nport: 1\n"
+                        << "random-seed: 7\n";
+  Program server(CAUSEWAY_BINARY, files_.path(),
+                 {"serve", "--config", config, "--port", "0", "--stream-interval", "3"});
+  const Deadline deadline = Deadline::AfterMs(kDeadlineMs);
+  while (server.Stderr().find("event=fp8_held_as_bf16") == std::string::npos &&
+         server.Wait(Deadline::AfterMs(20)) < 0 && !deadline.Passed()) {
+  }
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(deadline), 0) << server.Stderr();
+  const std::string log = server.Stderr();
+  for (const char* part : {" model=\"from the file\" ", " context_length=512 ", " random_seed=7 ",
+                           " stream_interval=3 ", " mem_fraction_static=auto ",
+                           "event=fp8_held_as_bf16 matrices=", ".mlp.experts."}) {
+    EXPECT_NE(log.find(part), std::string::npos) << part << "\n" << log;
+  }
 }
 
 }  // namespace

@@ -153,6 +153,8 @@ EngineLoad Engine::load() const {
           .used_tokens = used_pages_.load() * kPage,
           .max_total_tokens = page_capacity_ * kPage,
           .max_running_requests = options_.limits.max_running_requests,
+          .cache_hit_rate = cache_hit_rate_.load(),
+          .retracted = retracted_.load(),
           .ranks = rank_seconds_};
 }
 
@@ -161,6 +163,13 @@ void Engine::PublishLoad() {
   // What only the prefix cache keeps is free for who needs it.
   used_pages_.store(page_capacity_ - host_.pages().available() -
                     scheduler_.tree().evictable_pages());
+  retracted_.store(static_cast<int64_t>(scheduler_.retracted()));
+  const SchedulerCounters& counters = scheduler_.counters();
+  if (counters.prompt_tokens > counted_.prompt_tokens) {
+    cache_hit_rate_.store(static_cast<double>(counters.hit_tokens - counted_.hit_tokens) /
+                          static_cast<double>(counters.prompt_tokens - counted_.prompt_tokens));
+    counted_ = counters;
+  }
 }
 
 void Engine::PublishTimes() {

@@ -114,6 +114,9 @@ class Engine : public RequestSink {
   std::atomic<int64_t> unfinished_{0};  // submitted, not yet finished
   std::atomic<int64_t> running_{0};     // as is the next, after PublishLoad
   std::atomic<int64_t> used_pages_{0};
+  std::atomic<int64_t> retracted_{0};
+  std::atomic<double> cache_hit_rate_{0.0};
+  SchedulerCounters counted_;  // the engine thread's: at the last admission
   mutable std::mutex rank_seconds_mutex_;
   std::vector<RankSeconds> rank_seconds_;  // guarded by rank_seconds_mutex_
   std::atomic<bool> failed_{false};

@@ -229,6 +229,8 @@ TEST(PrefixCacheFlags, ACancelledRequestLeavesWhatItHasComputed) {
   Send(engine, *next);
   ASSERT_TRUE(next->WaitForFinish());
   EXPECT_EQ(next->result().cached_tokens, 128);
+  EXPECT_EQ(engine.load().cache_hit_rate, 128.0 / 150.0);
+  EXPECT_EQ(engine.load().retracted, 0);
 }
 
 }  // namespace

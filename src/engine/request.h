@@ -98,6 +98,9 @@ struct EngineLoad {
   int64_t used_tokens = 0;  // of the KV cache, in whole pages of requests
   int64_t max_total_tokens = 0;
   int64_t max_running_requests = 0;
+  // Of the prompts that were last admitted together, the part that was in the prefix cache, 0 to 1.
+  double cache_hit_rate = 0.0;
+  int64_t retracted = 0;                // of the waiting: those that had to give up their pages
   std::vector<RankSeconds> ranks = {};  // of this host
 };
 

@@ -49,6 +49,12 @@ std::vector<Sequence*> Scheduler::All() const {
   return all;
 }
 
+size_t Scheduler::retracted() const {
+  const auto first = std::find_if(waiting_.begin(), waiting_.end(),
+                                  [](const auto& sequence) { return sequence->retractions == 0; });
+  return static_cast<size_t>(first - waiting_.begin());
+}
+
 std::span<const int32_t> Scheduler::IdsOf(const Sequence& sequence, int64_t count,
                                           std::vector<int32_t>& memory) const {
   const std::vector<int32_t>& prompt = sequence.request->prompt;

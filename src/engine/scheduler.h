@@ -141,6 +141,8 @@ class Scheduler {
   bool idle() const { return waiting_.empty() && running_.empty(); }
   size_t waiting() const { return waiting_.size(); }
   size_t running() const { return running_.size(); }
+  // Of the waiting ones, those that have been retracted: they are the first.
+  size_t retracted() const;
 
   // First a page for each decoding sequence that needs one, the oldest first: where none is left,
   // the youngest running sequence is retracted. It waits again, before all others, and keeps its

@@ -529,6 +529,7 @@ TEST_F(SchedulerTest, WhenPagesRunOutTheYoungestWaitsAndGoesOnWhereItWas) {
   EXPECT_EQ(b->retractions, 1);
   EXPECT_EQ(b->output.size(), 29u);
   EXPECT_TRUE(b->pages.empty());
+  EXPECT_EQ(scheduler_->retracted(), 1u);
   EXPECT_EQ(scheduler_->tree().evictable_pages(), 2) << "what b has computed is still there";
   Add("c", 5, 2);  // would fit, but b came first
   for (int64_t p = 89; p < 249; ++p) ASSERT_EQ(Step(3), Text("a:d", p)) << "alone until it ends";
@@ -539,6 +540,7 @@ TEST_F(SchedulerTest, WhenPagesRunOutTheYoungestWaitsAndGoesOnWhereItWas) {
   EXPECT_EQ(b->output[28], 2);
   EXPECT_EQ(b->output[29], 4);
   EXPECT_EQ(Step(4), "b:d129");
+  EXPECT_EQ(scheduler_->retracted(), 0u);
   RunAll();
   EXPECT_EQ(Available(), 4);
 }

@@ -125,6 +125,13 @@ ServeMetrics::ServeMetrics(const Server& server)
                                   EngineLabels(server))),
       waiting_(registry_.AddGauge("sglang:num_queue_reqs", "Requests that wait to run.",
                                   EngineLabels(server))),
+      retracted_now_(registry_.AddGauge("sglang:num_retracted_reqs",
+                                        "Requests that gave up their pages and wait to go on.",
+                                        EngineLabels(server))),
+      cache_hit_rate_(registry_.AddGauge(
+          "sglang:cache_hit_rate",
+          "Part of the prompts last admitted that was in the prefix cache, 0 to 1.",
+          EngineLabels(server))),
       token_usage_(registry_.AddGauge("sglang:token_usage", "Used part of the KV cache, 0 to 1.",
                                       EngineLabels(server))),
       used_tokens_(registry_.AddGauge("sglang:num_used_tokens",
@@ -239,6 +246,8 @@ void ServeMetrics::CountRanks(const EngineLoad& load) {
 std::string ServeMetrics::Render(const EngineLoad& load, Clock::time_point now) {
   running_.Set(static_cast<double>(load.running));
   waiting_.Set(static_cast<double>(load.waiting));
+  retracted_now_.Set(static_cast<double>(load.retracted));
+  cache_hit_rate_.Set(load.cache_hit_rate);
   used_tokens_.Set(static_cast<double>(load.used_tokens));
   available_tokens_.Set(static_cast<double>(load.max_total_tokens - load.used_tokens));
   token_usage_.Set(load.max_total_tokens > 0 ? static_cast<double>(load.used_tokens) /

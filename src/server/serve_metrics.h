@@ -106,6 +106,8 @@ class ServeMetrics {
   // Of the engine, set when they are asked for.
   Gauge& running_;
   Gauge& waiting_;
+  Gauge& retracted_now_;
+  Gauge& cache_hit_rate_;
   Gauge& token_usage_;
   Gauge& used_tokens_;
   Gauge& available_tokens_;

@@ -73,11 +73,18 @@ TEST(ServeMetricsTest, AnAbortedRequestKeepsItsTokensButIsNoAnswer) {
 
 TEST(ServeMetricsTest, TheEnginesLoadIsShownAsItIs) {
   ServeMetrics metrics(Server());
-  const EngineLoad load = {.running = 3, .waiting = 4, .used_tokens = 160, .max_total_tokens = 640};
+  const EngineLoad load = {.running = 3,
+                           .waiting = 4,
+                           .used_tokens = 160,
+                           .max_total_tokens = 640,
+                           .cache_hit_rate = 0.5,
+                           .retracted = 2};
   const std::string text = metrics.Render(load, kStart);
   EXPECT_EQ(Value(text, "sglang:num_running_reqs" + kEngine), "3.0");
   EXPECT_EQ(Value(text, "sglang:num_queue_reqs" + kEngine), "4.0");
   EXPECT_EQ(Value(text, "sglang:token_usage" + kEngine), "0.25");
+  EXPECT_EQ(Value(text, "sglang:cache_hit_rate" + kEngine), "0.5");
+  EXPECT_EQ(Value(text, "sglang:num_retracted_reqs" + kEngine), "2.0");
   EXPECT_EQ(Value(text, "sglang:num_used_tokens" + kEngine), "160.0");
   EXPECT_EQ(Value(text, "sglang:kv_available_tokens" + kEngine), "480.0");
   EXPECT_EQ(Value(text, "sglang:max_total_num_tokens" + kEngine), "640.0");
