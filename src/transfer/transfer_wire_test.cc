@@ -428,7 +428,7 @@ TEST(TransferWire, ARoomIsNotLateWhileItsKeysOrThoseBeforeThemAreTakenHoweverSlo
   EXPECT_TRUE(prefill.WaitEnded(6)->status.ok());
 }
 
-TEST(TransferWire, ADecodeServersRoomIsNotLateWhileKeysOfOthersComeBeforeIts) {
+TEST(TransferWire, ADecodeServersRoomIsNotLateWhileItsPromptWaitsAndIsComputed) {
   SimulatedOptions options = Server();
   options.transfer.waiting_timeout_ms = 400;
   DecodeServer decode(options);
@@ -446,14 +446,11 @@ TEST(TransferWire, ADecodeServersRoomIsNotLateWhileKeysOfOthersComeBeforeIts) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     ASSERT_TRUE(peer.Send(RunFrame(first.key, 0, {token, token + 1}, 'x')));
   }
-  // Then nothing: now both are.
-  EXPECT_FALSE(decode.WaitEnd(second.key.room, 0).has_value());
+  // Then nothing, for twice that time: how long a prompt takes is up to the prefill server.
+  EXPECT_FALSE(decode.WaitEnd(second.key.room, 800).has_value());
   EXPECT_FALSE(decode.WaitEnd(first.key.room, 0).has_value());
-  for (const uint64_t room : {1, 2}) {
-    const auto end = decode.WaitEnd(room, 2'000);
-    ASSERT_TRUE(end);
-    EXPECT_EQ(end->status.code(), StatusCode::kDeadlineExceeded) << end->status.message();
-  }
+  decode.receiver().Cancel({1});
+  decode.receiver().Cancel({2});
 }
 
 // And of a decode server's, into which a frame is being received.
