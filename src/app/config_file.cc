@@ -3,6 +3,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <exception>
 #include <optional>
 
 namespace causeway {
@@ -62,13 +63,15 @@ StatusOr<std::vector<std::string>> ReadFlags(const std::string& path) {
   } catch (const YAML::Exception& error) {
     return InvalidArgument(
         Text("--config: ", path, " is not YAML: line ", error.mark.line + 1, ": ", error.msg));
+  } catch (const std::exception& error) {  // a directory, or a file that can't be read to its end
+    return InvalidArgument(Text("--config: ", path, " can't be read: ", error.what()));
   }
   if (!root.IsMap() && !root.IsNull()) {
     return InvalidArgument(Text("--config: ", path, " is not a map of flags to values"));
   }
   std::vector<std::string> out;
   for (const auto& entry : root) {
-    if (!entry.first.IsScalar()) {
+    if (!entry.first.IsScalar() || entry.first.Scalar().empty()) {
       return InvalidArgument(Text("--config: ", path, ": line ", entry.first.Mark().line + 1,
                                   " has no name of a flag"));
     }
