@@ -3,13 +3,15 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <exception>
 #include <optional>
+
+#include "checkpoint/json_text.h"
 
 namespace causeway {
 namespace {
 
 constexpr std::string_view kFlag = "--config";
+constexpr int64_t kMostBytes = int64_t{1} << 20;
 
 // The file that --config names, as "--config FILE" or "--config=FILE".
 StatusOr<std::optional<std::string>> FindConfig(const std::vector<std::string>& arguments) {
@@ -55,16 +57,14 @@ Status AddFlag(const std::string& path, const std::string& key, const YAML::Node
 }
 
 StatusOr<std::vector<std::string>> ReadFlags(const std::string& path) {
+  const StatusOr<std::string> text = ReadTextFile(path, kMostBytes);
+  if (!text.ok()) return InvalidArgument(Text("--config: ", text.status().message()));
   YAML::Node root;
   try {
-    root = YAML::LoadFile(path);
-  } catch (const YAML::BadFile&) {
-    return InvalidArgument(Text("--config: ", path, " can't be read"));
+    root = YAML::Load(*text);
   } catch (const YAML::Exception& error) {
     return InvalidArgument(
         Text("--config: ", path, " is not YAML: line ", error.mark.line + 1, ": ", error.msg));
-  } catch (const std::exception& error) {  // a directory, or a file that can't be read to its end
-    return InvalidArgument(Text("--config: ", path, " can't be read: ", error.what()));
   }
   if (!root.IsMap() && !root.IsNull()) {
     return InvalidArgument(Text("--config: ", path, " is not a map of flags to values"));
