@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <optional>
 
+#include "checkpoint/json_text.h"
+
 namespace causeway {
 namespace {
 
 constexpr std::string_view kFlag = "--config";
+constexpr int64_t kMostBytes = int64_t{1} << 20;
 
 // The file that --config names, as "--config FILE" or "--config=FILE".
 StatusOr<std::optional<std::string>> FindConfig(const std::vector<std::string>& arguments) {
@@ -54,11 +57,11 @@ Status AddFlag(const std::string& path, const std::string& key, const YAML::Node
 }
 
 StatusOr<std::vector<std::string>> ReadFlags(const std::string& path) {
+  const StatusOr<std::string> text = ReadTextFile(path, kMostBytes);
+  if (!text.ok()) return InvalidArgument(Text("--config: ", text.status().message()));
   YAML::Node root;
   try {
-    root = YAML::LoadFile(path);
-  } catch (const YAML::BadFile&) {
-    return InvalidArgument(Text("--config: ", path, " can't be read"));
+    root = YAML::Load(*text);
   } catch (const YAML::Exception& error) {
     return InvalidArgument(
         Text("--config: ", path, " is not YAML: line ", error.mark.line + 1, ": ", error.msg));
@@ -68,7 +71,7 @@ StatusOr<std::vector<std::string>> ReadFlags(const std::string& path) {
   }
   std::vector<std::string> out;
   for (const auto& entry : root) {
-    if (!entry.first.IsScalar()) {
+    if (!entry.first.IsScalar() || entry.first.Scalar().empty()) {
       return InvalidArgument(Text("--config: ", path, ": line ", entry.first.Mark().line + 1,
                                   " has no name of a flag"));
     }

@@ -79,9 +79,13 @@ TEST_F(ConfigFileTest, WhatIsWrongIsNamed) {
   EXPECT_NE(Error("port: 1\nhost:\n  a: 1\n").find("'host' in line 3 is a map"), std::string::npos)
       << Error("port: 1\nhost:\n  a: 1\n");
   EXPECT_NE(Error("config: other.yaml\n").find("names another file"), std::string::npos);
+  EXPECT_NE(Error("\"\": 1\n").find("line 1 has no name"), std::string::npos);
+  const std::string directory = "--config: /tmp: not a regular file";
+  EXPECT_NE(WithConfigFile({"serve", "--config", "/tmp"}).status().message().find(directory),
+            std::string::npos);
   EXPECT_NE(Error("[1, 2]: 3\n").find("line 1 has no name"), std::string::npos);
   EXPECT_EQ(WithConfigFile({"serve", "--config", "/nowhere/x"}).status().message(),
-            "--config: /nowhere/x can't be read");
+            "--config: /nowhere/x: can't open: No such file or directory");
   EXPECT_EQ(WithConfigFile({"serve", "--config"}).status().message(), "--config: no file is named");
   EXPECT_EQ(WithConfigFile({"serve", "--config", "a", "--config", "b"}).status().message(),
             "--config is given twice; expected one file");
