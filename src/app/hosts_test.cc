@@ -453,7 +453,7 @@ TEST_F(ServeHostsTest, APrefixHitOfDataParallelHostsGivesTheAnswersOfOneHost) {
 
 TEST_F(ServeHostsTest, ARequestOfALostHostGetsAnErrorAndTheServerEnds) {
   for (const bool stream : {false, true}) {
-    auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --dist-timeout 5"));
+    auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --dist-timeout 5 --on-lost-host exit"));
     const int port = PortOfServer(*hosts[0]);
     ASSERT_GT(port, 0) << hosts[0]->Stderr();
     std::thread killer([&] {
@@ -474,13 +474,63 @@ TEST_F(ServeHostsTest, ARequestOfALostHostGetsAnErrorAndTheServerEnds) {
 
 TEST_F(ServeHostsTest, AnIdleServerNoticesALostHostOnItsOwn) {
   for (const int victim : {1, 0}) {
-    auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --dist-timeout 4"));
+    auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --dist-timeout 4 --on-lost-host exit"));
     ASSERT_GT(PortOfServer(*hosts[0]), 0) << hosts[0]->Stderr();
     SleepMs(300);
     hosts[static_cast<size_t>(victim)]->Signal(SIGKILL);
     const double took = ExpectError(*hosts[static_cast<size_t>(1 - victim)], Clock::now(),
                                     4 + kSlackSeconds, Text("host ", 1 - victim));
     std::printf("host %d ended %.2f s after host %d\n", 1 - victim, took, victim);
+  }
+}
+
+TEST_F(ServeHostsTest, AKilledHostIsAllThatHasToBeRestarted) {
+  auto single = Start(Serve());
+  const std::string expected = Answer(PortOfServer(*single));
+  ASSERT_EQ(expected[0], '"') << expected;
+  const std::string address = FreeAddress();
+  const Words flags = Serve() + Split("--tp 3 --dp-size 3 --dist-timeout 4");
+  std::vector<std::unique_ptr<Program>> hosts;
+  for (int host = 0; host < 3; ++host) hosts.push_back(Start(flags + HostFlags(3, host, address)));
+  const int port = PortOfServer(*hosts[0]);
+  ASSERT_GT(port, 0) << hosts[0]->Stderr();
+  EXPECT_EQ(Answer(port), expected) << hosts[0]->Stderr();
+  for (const int victim : {1, 0}) {
+    auto& killed = hosts[static_cast<size_t>(victim)];
+    killed->Signal(SIGKILL);
+    killed = Start(flags + HostFlags(3, victim, address) + Words{"--port", std::to_string(port)});
+    const Deadline deadline = Deadline::AfterMs(kDeadlineMs);
+    std::string answer;
+    while (answer != expected && !deadline.Passed()) {
+      SleepMs(100);
+      answer = Answer(port);
+    }
+    EXPECT_EQ(answer, expected) << victim << hosts[0]->Stderr();
+    // Of the processes that run now.
+    const std::vector<int> rejoined = victim == 1 ? std::vector{1, 0, 1} : std::vector{0, 1, 2};
+    for (size_t host = 0; host < 3; ++host) {
+      EXPECT_EQ(Count(hosts[host]->Stderr(), "event=rejoining"), rejoined[host])
+          << "host " << host << " after " << victim << ": " << hosts[host]->Stderr();
+    }
+  }
+  hosts[0]->Signal(SIGTERM);
+  for (auto& host : hosts) {
+    EXPECT_EQ(host->Wait(Deadline::AfterMs(kDeadlineMs)), 0) << host->Stderr();
+  }
+}
+
+// While the others wait for it, nothing keeps them from being stopped.
+TEST_F(ServeHostsTest, HostsThatWaitForALostOneEndOnSigterm) {
+  for (const size_t victim : {1, 0}) {
+    auto hosts = StartHosts(2, Serve() + Split("--cp-size 2 --dist-timeout 4"));
+    ASSERT_GT(PortOfServer(*hosts[0]), 0) << hosts[0]->Stderr();
+    hosts[victim]->Signal(SIGKILL);
+    Program& other = *hosts[1 - victim];
+    const Deadline deadline = Deadline::AfterMs(kDeadlineMs);
+    while (Count(other.Stderr(), "event=rejoining") == 0 && !deadline.Passed()) SleepMs(20);
+    EXPECT_EQ(Count(other.Stderr(), "event=rejoining"), 1) << other.Stderr();
+    other.Signal(SIGTERM);
+    EXPECT_EQ(other.Wait(deadline), 128 + SIGTERM) << other.Stderr();
   }
 }
 

@@ -8,6 +8,7 @@
 #include "app/command.h"
 #include "app/config_file.h"
 #include "app/nearest_flag.h"
+#include "app/out_of_memory.h"
 
 namespace {
 
@@ -26,6 +27,7 @@ bool KnowsCommand(const CLI::App& app, const std::string& name) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  causeway::EndInOrderWhenOutOfMemory();
   CLI::App app("Causeway: inference server for DeepSeek V3 / V3.2 with context-parallel prefill",
                "causeway");
   app.require_subcommand(1);

@@ -29,6 +29,9 @@ constexpr int64_t kFlushMs = 3000;  // for the last bytes of answers
 constexpr int kStallPolls = 10;  // of kPollMs: how long a stalled step's requests wait for its end
 constexpr double kGigabyte = 1 << 30;
 
+// Whether SIGINT or SIGTERM has ever come.
+volatile std::sig_atomic_t stop_asked = 0;
+
 // SIGINT and SIGTERM as something to wait for, as long as this lives. One at a time: a signal
 // handler can reach nothing but a global.
 class SignalWatch {
@@ -37,6 +40,7 @@ class SignalWatch {
     event_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
     struct sigaction action {};
     action.sa_handler = [](int) {
+      stop_asked = 1;
       const uint64_t one = 1;
       // Nothing can be done here if it fails; then there are 2^64 signals waiting.
       if (write(event_, &one, sizeof(one)) < 0) return;
@@ -230,7 +234,9 @@ void DrainAndStop(Engine& engine, RequestDesk& desk, HttpServer& server, SignalW
   LogLine("stopped").Add("drained", drained ? "yes" : "no").Add("answers_cut", complete ? 0 : 1);
 }
 
-Status RunServe(const ServeFlags& flags) {
+// From the checkpoint to the end. `met`: set once the hosts of a server of several have met.
+// Ports that the system chose are put into the flags.
+Status ServeOnce(ServeFlags& flags, bool& met) {
   // Before the weights: a taken port should not cost the minutes that they take to load.
   std::signal(SIGHUP, SIG_IGN);  // while the model loads; then SignalWatch has it
   CAUSEWAY_RETURN_IF_ERROR(flags.compat.Check());
@@ -257,19 +263,41 @@ Status RunServe(const ServeFlags& flags) {
                             LoadTokenizer(options.model_path, flags.tokenizer_path, config));
   CAUSEWAY_ASSIGN_OR_RETURN(host, ModelHost::Load(options));
   transfer.Attach(host->ranks());
+  met = options.ranks.layout.hosts > 1;
+  if (transfer.prefill) flags.disaggregation.bootstrap_port = transfer.bootstrap_port();
   if (host->follows()) {
     // Host 0 drains and then ends all; a signal that reaches every host must not end this one
     // first.
-    const auto once = [](int number) { std::signal(number, SIG_DFL); };
+    const auto once = [](int number) {
+      stop_asked = 1;
+      std::signal(number, SIG_DFL);
+    };
     std::signal(SIGTERM, once);
     std::signal(SIGINT, once);
     std::fprintf(stderr, "event=following host=%d layout=\"%s\"\n", options.ranks.host,
                  options.ranks.layout.ToString().c_str());
-    return host->Follow();
+    Status status = host->Follow();
+    std::signal(SIGTERM, SIG_DFL);
+    std::signal(SIGINT, SIG_DFL);
+    return status;
   }
-  const Status status = ServeModel(*host, *tokenizer, flags, transfer, [](const std::string&) {});
+  const Status status =
+      ServeModel(*host, *tokenizer, flags, transfer, [&](int port) { flags.http.port = port; });
   const Status trace = WriteTraceFile(flags.model.trace, host->ranks());
   return status.ok() ? trace : status;
+}
+
+// Of several hosts, those that are left when one is lost stay: they begin anew, and meet the lost
+// one once it is back, so that nothing but it has to be restarted.
+Status RunServe(ServeFlags flags) {
+  for (;;) {
+    bool met = false;
+    const Status status = ServeOnce(flags, met);
+    if (status.ok() || !met || stop_asked != 0 || flags.on_lost_host == "exit") return status;
+    LogLine("rejoining")
+        .Add("within_s", flags.model.dist_rendezvous_timeout)
+        .Add("why", status.message());
+  }
 }
 
 }  // namespace
@@ -368,13 +396,18 @@ void ServeFlags::Register(CLI::App& app) {
                  "After SIGINT or SIGTERM: how long requests may go on; a second signal ends them")
       ->check(CLI::Range(0, 86'400))
       ->capture_default_str();
+  app.add_option(
+         "--on-lost-host", on_lost_host,
+         "When one of several hosts is lost, or fails: rejoin, the others load their weights "
+         "again and wait --dist-rendezvous-timeout for it; exit, they end with exit code 1")
+      ->check(CLI::IsMember({"rejoin", "exit"}))
+      ->capture_default_str();
   disaggregation.Register(app);
   compat.Register(app);
 }
 
 Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags& flags,
-                  Disaggregation& transfer,
-                  const std::function<void(const std::string& url)>& announce) {
+                  Disaggregation& transfer, const std::function<void(int port)>& announce) {
   CAUSEWAY_ASSIGN_OR_RETURN(const ChatFormat format,
                             ChooseChatFormat(flags.chat_template, host.config()));
   ToolCallFormat calls = ToolCallFormatOf(format);
@@ -467,7 +500,7 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
     // Where they are cut, they do not fit whole blocks: two bytes a weight instead of one.
     LogLine("fp8_held_as_bf16").Add("matrices", excluded.size()).Add("first", excluded.front());
   }
-  announce(server->url());
+  announce(server->port());
 
   // A failed step, or a host lost between steps, ends the server: the ranks have no way back. A
   // step that hangs becomes a failed one, or the watchdog ends the process; /health fails before
@@ -486,8 +519,8 @@ Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags&
   // The engine has told every request; the answers still have to reach the clients.
   desk.StartDraining();
   server->Stop(Deadline::AfterMs(kFlushMs));
-  return InternalError(Text("the ranks can't be used any more; restart. What failed: ",
-                            host.ranks().failure().message()));
+  return InternalError(
+      Text("the ranks can't be used any more. What failed: ", host.ranks().failure().message()));
 }
 
 void AddServe(CLI::App& app, Run& run) {

@@ -41,6 +41,7 @@ struct ServeFlags {
   bool enable_metrics = false;
   bool enable_cache_report = false;
   std::string config;  // has been read by WithConfigFile
+  std::string on_lost_host = "rejoin";
   DisaggregationFlags disaggregation;
   CompatFlags compat;
 
@@ -48,9 +49,8 @@ struct ServeFlags {
 };
 
 // `transfer` is attached to the host's ranks already.
-// Serves until SIGINT or SIGTERM, then drains. `announce` gets the base URL once it listens.
+// Serves until SIGINT or SIGTERM, then drains. `announce` gets the port once it listens.
 Status ServeModel(ModelHost& host, const Tokenizer& tokenizer, const ServeFlags& flags,
-                  Disaggregation& transfer,
-                  const std::function<void(const std::string& url)>& announce);
+                  Disaggregation& transfer, const std::function<void(int port)>& announce);
 
 }  // namespace causeway

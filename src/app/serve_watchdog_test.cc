@@ -38,7 +38,7 @@ TEST(ServeWatchdog, DISABLED_Server) {
   flags.http.port = 0;
   flags.served_model_name = "tiny";
   Disaggregation none;
-  const Status status = ServeModel(**host, **tokenizer, flags, none, [](const std::string&) {});
+  const Status status = ServeModel(**host, **tokenizer, flags, none, [](int) {});
   FAIL() << "the watchdog should have ended the process: " << status.message();
 }
 

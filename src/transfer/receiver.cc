@@ -110,7 +110,7 @@ class KvReceiver::Work : public LinkOwner {
     Link* const link = at.link == 0 ? nullptr : loop_.Find(at.link);
     if (link != nullptr && link->ready()) {
       farewells_.Send(server, *link, next_ticket_);
-    } else if (link == nullptr && !at.connecting) {
+    } else if (link == nullptr && at.attempt == 0) {
       Connect(server, 0);
     }
   }
@@ -145,8 +145,8 @@ class KvReceiver::Work : public LinkOwner {
   };
   // A connection to one prefill host.
   struct PrefillHost {
-    uint64_t link = 0;  // 0: none yet
-    bool connecting = false;
+    uint64_t link = 0;     // 0: none yet
+    uint64_t attempt = 0;  // to connect, that is under way; 0: none
     HelloMessage hello;
     std::unique_ptr<RowIntake> intake = {};  // of the link, once it is ready
   };
@@ -197,7 +197,7 @@ class KvReceiver::Work : public LinkOwner {
     if (part.stage != Stage::kWaiting) return;
     PrefillHost& at = servers_[room.server].hosts[host];
     Link* const link = at.link == 0 ? nullptr : loop_.Find(at.link);
-    if (link == nullptr && !at.connecting) return Connect(room.server, host);
+    if (link == nullptr && at.attempt == 0) return Connect(room.server, host);
     if (link == nullptr || !link->ready()) return;
     part.stage = Stage::kOpening;
     part.link = at.link;
@@ -217,17 +217,19 @@ class KvReceiver::Work : public LinkOwner {
       }
       address = addresses[static_cast<size_t>(host)];
     }
-    at.connecting = true;
+    const uint64_t attempt = ++last_attempt_;
+    at.attempt = attempt;
     at.link = 0;
     loop_.Connect(address, Deadline::AfterMs(options_.connect_timeout_ms),
-                  [this, server, host](StatusOr<Socket> socket) {
-                    OnConnected(server, host, std::move(socket));
+                  [this, server, host, attempt](StatusOr<Socket> socket) {
+                    OnConnected(server, host, attempt, std::move(socket));
                   });
   }
 
-  void OnConnected(const std::string& server, int host, StatusOr<Socket> socket) {
+  void OnConnected(const std::string& server, int host, uint64_t attempt, StatusOr<Socket> socket) {
     PrefillHost& at = servers_[server].hosts[host];
-    at.connecting = false;
+    if (at.attempt != attempt) return ForgetIfUnused(server);  // to where it no longer is
+    at.attempt = 0;
     if (!socket.ok()) {
       ++counters_.peers_lost;
       FailAll(server, host, /*waiting=*/true, 0,
@@ -247,7 +249,7 @@ class KvReceiver::Work : public LinkOwner {
     const auto found = servers_.find(server);
     if (found == servers_.end()) return;
     for (const auto& [host, at] : found->second.hosts) {
-      if (at.link != 0 || at.connecting) return;
+      if (at.link != 0 || at.attempt != 0) return;
     }
     servers_.erase(found);
   }
@@ -351,9 +353,13 @@ class KvReceiver::Work : public LinkOwner {
     return Status();
   }
 
-  // A server that was started again: links to its other hosts are those of its former life.
+  // A server that was started again: links to its other hosts, and those on their way there, are of
+  // its former life.
   void DropOldHosts(const std::string& server, const ServerId& now) {
-    for (auto& [host, at] : servers_[server].hosts) {
+    std::map<int, PrefillHost>& hosts = servers_[server].hosts;
+    const bool same = hosts[0].hello.server == now;
+    for (auto& [host, at] : hosts) {
+      if (host > 0 && !same) at.attempt = 0;
       Link* const link = host == 0 || at.link == 0 ? nullptr : loop_.Find(at.link);
       if (link != nullptr && at.hello.server != now) {
         link->Close(Unavailable(Text("the prefill server at ", server, " was started again")));
@@ -662,6 +668,7 @@ class KvReceiver::Work : public LinkOwner {
   std::map<std::string, PrefillServer> servers_;  // by the address of host 0
   Farewells farewells_;
   std::unordered_map<uint64_t, LinkPlace> places_;  // by link
+  uint64_t last_attempt_ = 0;
   uint64_t next_ticket_ = 1;
 
   LinkLoop loop_;

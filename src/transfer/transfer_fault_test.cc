@@ -241,6 +241,28 @@ TEST(TransferFaults, ARestartedPrefillServerFailsItsOldRoomsAtOnceAndServesNewOn
   ExpectGood(*prefill, decode, 5, "after");
 }
 
+// Where host 1 was is still being tried when host 0 says where it is now.
+TEST(TransferFaults, ARestartedPrefillServerIsFoundAtItsNewAddressesAtOnce) {
+  SimulatedOptions options = QuickServer();
+  options.transfer.bootstrap_timeout_ms = 2'000;
+  options.transfer.connect_timeout_ms = 60'000;
+  DecodeServer decode(options);
+  options.layout = {.cp = 2, .ep = 2, .hosts = 2};
+  auto prefill = std::make_unique<PrefillServer>(options);
+  // Nobody listens there when it is closed again.
+  const int closed = PortOf(ListenAt("127.0.0.1:0").value());
+  prefill->sender().SetAddresses({Text("127.0.0.1:", prefill->port()), Text("127.0.0.1:", closed)});
+  ASSERT_TRUE(prefill->sender().Expect(1, kTokens, 0).ok());
+  decode.Open(OpenOf(1, prefill->port()));
+  ASSERT_TRUE(decode.events().Wait(
+      [](const ReceiverEvent& e) { return e.kind == ReceiverEvent::Kind::kAccepted; }));
+  options.transfer.listen = Text("127.0.0.1:", prefill->port());
+  prefill.reset();
+  ASSERT_TRUE(decode.WaitEnd(1, 3'000));
+  prefill = std::make_unique<PrefillServer>(options);
+  ExpectGood(*prefill, decode, 2, "after");
+}
+
 // ---- Processes
 
 // A prefill server in a process of its own. It computes room 1 slowly, then others at once, as

@@ -12,7 +12,8 @@ class Node:
     def __init__(self, name, role, address, namespace, port):
         self.name, self.role, self.address, self.namespace = name, role, address, namespace
         self.port, self.bootstrap_port, self.proxy_port, self.dist_port = range(port, port + 4)
-        self.commands = []  # of each of its processes
+        self.hosts = [(address, namespace)]  # of each of its processes
+        self.commands = []
         self.processes = []
         self.log = None
 
@@ -34,7 +35,8 @@ class Node:
             connection.close()
 
     def spawn(self, index):
-        prefix = ["ip", "netns", "exec", self.namespace] if self.namespace else []
+        namespace = self.hosts[index][1]
+        prefix = ["ip", "netns", "exec", namespace] if namespace else []
         return subprocess.Popen(prefix + self.commands[index], stdout=self.log, stderr=self.log)
 
     def start(self):
@@ -96,12 +98,17 @@ class Cluster:
         self.servers = [each for each in self.nodes.values() if each.role != "router"]
         for each in self.servers:
             hosts = case["hosts"] if each.role == case["hosts_of"] else 1
+            for host in range(1, hosts):
+                second = f"{each.namespace}h{host}" if self.namespaces else None
+                # .1 to .5 are the nodes'.
+                address = f"{each.address}{host}" if self.namespaces else each.address
+                each.hosts.append((address, second))
             for host in range(hosts):
                 each.commands.append(self.serve(each, causeway, model, hosts, host))
         self.router.commands.append(self.route(causeway))
 
     def serve(self, node, causeway, model, hosts, host):
-        command = [causeway, "serve", "--model-path", model, "--host", node.address, "--port",
+        command = [causeway, "serve", "--model-path", model, "--host", node.hosts[host][0], "--port",
                    node.port, "--enable-metrics", "--disaggregation-mode", node.role,
                    "--disaggregation-heartbeat-interval", HEARTBEAT,
                    "--disaggregation-bootstrap-timeout", TRANSFER,
@@ -114,7 +121,7 @@ class Cluster:
         if hosts > 1:
             layout = ["--cp-size", hosts] if node.role == "prefill" else ["--tp", hosts]
             command += layout + ["--nnodes", hosts, "--node-rank", host, "--dist-timeout", 2,
-                                 "--dist-init-addr", f"127.0.0.1:{node.dist_port}"]
+                                 "--dist-init-addr", f"{node.address}:{node.dist_port}"]
         return [str(word) for word in command]
 
     def route(self, causeway):
@@ -137,17 +144,22 @@ class Cluster:
         bridge = f"{self.interfaces}b"
         ip("link", "add", bridge, "type", "bridge")
         ip("link", "set", bridge, "up")
-        for i, each in enumerate(self.nodes.values()):
-            ip("netns", "add", each.namespace)
+        for i, (address, namespace) in enumerate(self.all_hosts()):
+            ip("netns", "add", namespace)
             ip("link", "add", f"{self.interfaces}{i}", "type", "veth", "peer", "name", "eth0",
-               "netns", each.namespace)
+               "netns", namespace)
             ip("link", "set", f"{self.interfaces}{i}", "master", bridge, "up")
-            ip("-n", each.namespace, "address", "add", f"{each.address}/24", "dev", "eth0")
-            ip("-n", each.namespace, "link", "set", "lo", "up")
-            ip("-n", each.namespace, "link", "set", "eth0", "up")
+            ip("-n", namespace, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", namespace, "link", "set", "lo", "up")
+            ip("-n", namespace, "link", "set", "eth0", "up")
 
-    def cut(self, node, state):
-        ip("link", "set", f"{self.interfaces}{list(self.nodes.values()).index(node)}", state)
+    def all_hosts(self):
+        return [host for node in self.nodes.values() for host in node.hosts]
+
+    def cut(self, node, index, state):
+        """Of the network, one of the node's hosts."""
+        place = self.all_hosts().index(node.hosts[index])
+        ip("link", "set", f"{self.interfaces}{place}", state)
 
     def start(self):
         if self.namespaces:
@@ -169,9 +181,9 @@ class Cluster:
             each.kill()
             each.log.close()
         if self.namespaces:
-            for i, each in enumerate(self.nodes.values()):
+            for i, (_, namespace) in enumerate(self.all_hosts()):
                 ip("link", "delete", f"{self.interfaces}{i}", check=False)
-                ip("netns", "delete", each.namespace, check=False)
+                ip("netns", "delete", namespace, check=False)
             ip("link", "delete", f"{self.interfaces}b", check=False)
 
 

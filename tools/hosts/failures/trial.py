@@ -141,18 +141,19 @@ class Trial:
 
     def break_one(self):
         cluster, fault = self.cluster, self.case["fault"]
-        who, host = self.case["who"].split()[0], self.case["who"].endswith("host 1")
+        who, *host = self.case["who"].split(" host ")
+        index = int(host[0]) if host else 0
         self.ask_both()
         self.await_step()
         victim = self.victim_of(who)
-        target = victim.processes[1 if host else 0]
+        target = victim.processes[index]
         sender = "decode" if cluster.hold.message in FROM_DECODE else "prefill"
         since = time.monotonic()
         if fault == "cut":
-            cluster.cut(victim, "down")
+            cluster.cut(victim, index, "down")
         else:
             target.send_signal(signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
-        cluster.hold.end(drop=sender == who and not host)
+        cluster.hold.end(drop=sender == who and index == 0)
         survivors = [each for each in cluster.servers if each is not victim]
 
         # The router may not answer for being the one that is gone.
@@ -172,20 +173,15 @@ class Trial:
         self.serve_alone(survivors)
 
         if fault == "cut":
-            # Nobody has told it either.
-            self.await_no_pages([each for each in cluster.servers if each is victim], FREED)
-            cluster.cut(victim, "up")
-        elif host:
-            # Without one of its hosts a server ends, with an error, and is started again whole.
-            if not wait_for(lambda: victim.processes[0].poll() is not None, 10):
-                self.wrong("host 0 goes on without host 1")
-            elif victim.processes[0].returncode <= 0:
-                self.wrong(f"host 0 ended with {victim.processes[0].returncode}")
-            victim.kill()
-            victim.start()
+            if not host:  # nobody has told it either
+                self.await_no_pages([each for each in cluster.servers if each is victim], FREED)
+            cluster.cut(victim, index, "up")
         elif fault == "kill":
+            # Of several hosts the others stay, and meet it again.
             target.wait()
-            victim.start()
+            victim.processes[index] = victim.spawn(index)
+            if not victim.is_well():
+                self.wrong("it does not come back")
         elif who != "router":
             target.send_signal(signal.SIGCONT)
         self.await_service()
