@@ -196,14 +196,16 @@ StatusOr<bool> WaitUntilAllServe(const std::vector<std::unique_ptr<Part>>& parts
   }
 }
 
-// Until the router finds its workers well. False if a signal has come.
-StatusOr<bool> WaitForHealth(const std::string& url, const BlockedSignals& signals,
-                             Deadline deadline) {
+// Until the router, the last part, finds its workers well. False if a signal has come.
+StatusOr<bool> WaitForHealth(const std::vector<std::unique_ptr<Part>>& parts,
+                             const BlockedSignals& signals, Deadline deadline) {
+  const std::string& url = parts.back()->url();
   const size_t colon = url.rfind(':');
   std::string host = url.substr(7, colon - 7);  // behind "http://"
   if (host.starts_with("[")) host = host.substr(1, host.size() - 2);
   const int port = std::stoi(url.substr(colon + 1));
   for (;;) {
+    for (const auto& part : parts) CAUSEWAY_RETURN_IF_ERROR(part->Tend());
     auto client = HttpClient::Connect(host, port, Deadline::AfterMs(kHealthMs));
     if (client.ok()) {
       const auto reply = client->Call("GET", "/health", "", Deadline::AfterMs(kHealthMs));
@@ -294,7 +296,7 @@ Status RunParts(const UpFlags& flags, const std::string& log_dir) {
   Part& router = *parts.back();
   CAUSEWAY_ASSIGN_OR_RETURN(runs, WaitUntilAllServe(parts, signals, deadline));
   if (runs) {
-    CAUSEWAY_ASSIGN_OR_RETURN(runs, WaitForHealth(router.url(), signals, deadline));
+    CAUSEWAY_ASSIGN_OR_RETURN(runs, WaitForHealth(parts, signals, deadline));
   }
   if (runs) {
     std::printf(

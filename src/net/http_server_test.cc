@@ -4,12 +4,12 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <random>
 #include <thread>
 
+#include "net/event.h"
 #include "net/http_client.h"
 
 namespace causeway {
@@ -18,25 +18,6 @@ namespace {
 using namespace std::chrono_literals;
 
 Deadline Soon() { return Deadline::After(20s); }
-
-// A flag that another thread waits for.
-class Event {
- public:
-  void Set() {
-    const std::lock_guard lock(mutex_);
-    set_ = true;
-    changed_.notify_all();
-  }
-  bool Wait(Deadline deadline) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_until(lock, deadline.at(), [this] { return set_; });
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool set_ = false;
-};
 
 HttpResponse PlainText(std::string body) {
   return {.content_type = "text/plain", .body = std::move(body)};

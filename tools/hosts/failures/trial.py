@@ -56,7 +56,7 @@ class Trial:
 
     def ask_both(self):
         tokens = LONG_ANSWER if self.case["step"] == "decoding" else SHORT_ANSWER
-        self.clients = [Client(self.cluster.router, prompt_of(1), tokens, True)]
+        self.clients = [Client(self.cluster.router, prompt_of(1), tokens, not self.case["whole"])]
         if self.case["pairs"] == 1:
             time.sleep(0.02)
             self.clients.append(Client(self.cluster.router, prompt_of(2), tokens, False))
