@@ -5,13 +5,7 @@
 namespace causeway {
 namespace {
 
-struct Accepted {
-  const char* name;
-  bool has_value;
-  const char* why;
-};
-
-constexpr Accepted kAccepted[] = {
+constexpr FlagWithoutEffect kAccepted[] = {
     {"--trust-remote-code", false, "no code of a checkpoint is ever run"},
     {"--disable-cuda-graph", false, "there are no CUDA graphs"},
     {"--disable-cuda-graph-padding", false, "there are no CUDA graphs"},
@@ -60,11 +54,6 @@ constexpr Accepted kAccepted[] = {
     {"--enable-cache-report", false, "usage always says how many tokens were cached"},
 };
 
-std::string Help(const Accepted& flag) {
-  return Text("Accepted for compatibility, without effect: ", flag.why,
-              "; default: ", flag.has_value ? "none" : "off");
-}
-
 }  // namespace
 
 void CompatFlags::Register(CLI::App& app) {
@@ -78,13 +67,7 @@ void CompatFlags::Register(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--dcp-size", dcp_size, "Decode-context-parallel ranks; only 1")
       ->capture_default_str();
-  for (const Accepted& flag : kAccepted) {
-    if (app.get_option_no_throw(flag.name) != nullptr) continue;
-    CLI::Option* option = flag.has_value
-                              ? app.add_option(flag.name, values_[flag.name], Help(flag))
-                              : app.add_flag(flag.name, switches_[flag.name], Help(flag));
-    option->group("Accepted for compatibility");
-  }
+  others_.Register(app, kAccepted);
 }
 
 Status CompatFlags::Check() const {
@@ -111,18 +94,6 @@ Status CompatFlags::Check() const {
                                 "; expected 1: ranks of a host share one KV cache already"));
   }
   return Status();
-}
-
-std::vector<std::string> CompatFlags::Given() const {
-  std::vector<std::string> out;
-  for (const Accepted& flag : kAccepted) {
-    const auto value = values_.find(flag.name);
-    const auto is_on = switches_.find(flag.name);
-    const bool given = (value != values_.end() && !value->second.empty()) ||
-                       (is_on != switches_.end() && is_on->second);
-    if (given) out.push_back(Text(flag.name, ": ", flag.why));
-  }
-  return out;
 }
 
 }  // namespace causeway

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <map>
 #include <string>
 #include <vector>
 
+#include "app/flags_without_effect.h"
 #include "base/status.h"
 
 namespace causeway {
@@ -23,11 +23,10 @@ struct CompatFlags {
   // Refuses values that can't be had. Errors say what can.
   Status Check() const;
   // Those that were given, as "--flag: why it changes nothing".
-  std::vector<std::string> Given() const;
+  std::vector<std::string> Given() const { return others_.Given(); }
 
  private:
-  std::map<std::string, std::string> values_;  // by the flag's name
-  std::map<std::string, bool> switches_;
+  FlagsWithoutEffect others_;
 };
 
 }  // namespace causeway

@@ -6,13 +6,7 @@
 namespace causeway {
 namespace {
 
-struct Accepted {
-  const char* name;
-  bool has_value;
-  const char* why;
-};
-
-constexpr Accepted kAccepted[] = {
+constexpr FlagWithoutEffect kAccepted[] = {
     {"--mini-lb", false, "the router does what the mini load balancer does, and more"},
     {"--eviction-interval-secs", true, "trees are kept within --max-tree-size all the time"},
     {"--worker-startup-check-interval", true, "workers that are not up are checked every second"},
@@ -47,7 +41,7 @@ void RouteFlags::Register(CLI::App& app) {
   RegisterFailures(app);
   RegisterLimits(app);
   RegisterServer(app);
-  RegisterWithoutEffect(app);
+  others_.Register(app, kAccepted);
 }
 
 void RouteFlags::RegisterWorkers(CLI::App& app) {
@@ -244,29 +238,6 @@ void RouteFlags::RegisterServer(CLI::App& app) {
                  "After SIGINT or SIGTERM: how long requests may go on; a second signal ends them")
       ->check(CLI::Range(0, 86'400))
       ->capture_default_str();
-}
-
-void RouteFlags::RegisterWithoutEffect(CLI::App& app) {
-  for (const Accepted& flag : kAccepted) {
-    const std::string help = Text("Accepted for compatibility, without effect: ", flag.why,
-                                  "; default: ", flag.has_value ? "none" : "off");
-    CLI::Option* option = flag.has_value ? app.add_option(flag.name, values_[flag.name], help)
-                                         : app.add_flag(flag.name, switches_[flag.name], help);
-    option->group("Accepted for compatibility");
-  }
-}
-
-std::vector<std::string> RouteFlags::WithoutEffect() const {
-  std::vector<std::string> out;
-  for (const Accepted& flag : kAccepted) {
-    const auto value = values_.find(flag.name);
-    const auto is_on = switches_.find(flag.name);
-    if ((value != values_.end() && !value->second.empty()) ||
-        (is_on != switches_.end() && is_on->second)) {
-      out.push_back(Text(flag.name, ": ", flag.why));
-    }
-  }
-  return out;
 }
 
 StatusOr<std::vector<WorkerSpec>> ParsePrefillWorkers(const std::vector<std::string>& words) {

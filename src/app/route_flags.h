@@ -3,10 +3,10 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
+#include "app/flags_without_effect.h"
 #include "app/http_flags.h"
 #include "base/status.h"
 #include "router/router_core.h"
@@ -50,7 +50,7 @@ struct RouteFlags {
   // Errors name the flag.
   StatusOr<RouterOptions> ToOptions() const;
   // Flags without effect that were given, as "--flag: why it changes nothing".
-  std::vector<std::string> WithoutEffect() const;
+  std::vector<std::string> WithoutEffect() const { return others_.Given(); }
 
  private:
   void RegisterWorkers(CLI::App& app);
@@ -58,10 +58,8 @@ struct RouteFlags {
   void RegisterFailures(CLI::App& app);
   void RegisterLimits(CLI::App& app);
   void RegisterServer(CLI::App& app);
-  void RegisterWithoutEffect(CLI::App& app);
 
-  std::map<std::string, std::string> values_;  // by the flag's name
-  std::map<std::string, bool> switches_;
+  FlagsWithoutEffect others_;
 };
 
 // The workers that --prefill names: URLs, each perhaps followed by a port or "none".
