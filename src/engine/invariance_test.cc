@@ -16,7 +16,7 @@ constexpr int64_t kLong = 131;  // crosses two pages, and index_topk of the V3.2
 // Under the sanitizers, which look for races and stray accesses and not for wrong bits, a step
 // takes up to fifty times as long: fewer combinations, all of the same code.
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-const std::vector<int> kRanks = {3, 8};
+const std::vector<int> kRanks = {3};
 const std::vector<int> kThreads = {2};
 const std::vector<int64_t> kChunks = {64, -1};
 #else
