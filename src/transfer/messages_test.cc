@@ -51,7 +51,7 @@ TEST(TransferMessages, ComeBackAsTheyWere) {
 
 TEST(TransferMessages, HaveTheSameBytesOnEveryMachine) {
   const std::string frame = Encode(AckMessage{{0x0102030405060708, 0x090a}});
-  const unsigned char expected[] = {'C', 'W', 'K', 'V', 1, 0, 9, 0, 16, 0, 0, 0, 0, 0, 0, 0,
+  const unsigned char expected[] = {'C', 'W', 'K', 'V', 2, 0, 9, 0, 16, 0, 0, 0, 0, 0, 0, 0,
                                     8,   7,   6,   5,   4, 3, 2, 1, 10, 9, 0, 0, 0, 0, 0, 0};
   EXPECT_EQ(frame, std::string(reinterpret_cast<const char*>(expected), sizeof expected));
 }
@@ -81,7 +81,7 @@ void CutEverywhere(const Message& message) {
 TEST(TransferMessages, AreRefusedWhereverTheyAreCut) {
   CutEverywhere(SomeHello());
   CutEverywhere(ByeMessage{StatusCode::kUnavailable, "why"});
-  CutEverywhere(OpenMessage{{1, 2}, 100, 64, 0, true});
+  CutEverywhere(OpenMessage{{1, 2}, 100, 64, 0, TransferBackend::kUcx});
   CutEverywhere(AcceptedMessage{{1, 2}, 3});
   CutEverywhere(RefusedMessage{{1, 2}, StatusCode::kInvalidArgument, "why"});
   CutEverywhere(CancelMessage{{1, 2}, StatusCode::kCancelled, "why"});
@@ -94,8 +94,8 @@ TEST(TransferMessages, AreRefusedWhereverTheyAreCut) {
 }
 
 TEST(TransferMessages, WithValuesThatCanNotBeAreRefused) {
-  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(OpenMessage{{1, 2}, 0, 0, 0, false})).ok());
-  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(OpenMessage{{1, 2}, 10, 11, 0, false})).ok());
+  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(OpenMessage{{1, 2}, 0, 0, 0})).ok());
+  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(OpenMessage{{1, 2}, 10, 11, 0})).ok());
   EXPECT_FALSE(
       Decode<RunInMemoryMessage>(FieldsOf(RunInMemoryMessage{{{1, 2}, 60, 10, 3}, 99, {5}})).ok())
       << "10 tokens from 60 on have two pages";

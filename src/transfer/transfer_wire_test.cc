@@ -122,7 +122,7 @@ TEST(TransferWire, ADecodeServerEndsTheRoomWhereverThePrefillServersWordsAreCut)
     ASSERT_TRUE(peer.Send(Encode(HelloOf(TransferRole::kPrefill))));
     const auto open = peer.Expect<OpenMessage>();
     ASSERT_EQ(open.key.room, room);
-    ASSERT_FALSE(open.shared_memory);
+    ASSERT_EQ(open.backend, TransferBackend::kTcp);
     std::string words = WholeTransfer(open.key).substr(0, cut);
     // RELEASED comes after ACK only.
     const size_t released = Encode(ReleasedMessage{open.key}).size();
@@ -184,7 +184,7 @@ TEST(TransferWire, ADecodeServerClosesAndNamesWhatItCanNotUse) {
          return Encode(AcceptedMessage{key, 0}) +
                 Encode(RunInMemoryMessage{{key, 0, 10, 0}, 0, {1 << 30}});
        },
-       "shared memory that is not mapped"},
+       "keys in memory that can't be read"},
   };
   uint64_t room = 0;
   for (const auto& c : cases) {
@@ -260,7 +260,7 @@ TEST(TransferWire, APrefillServerSurvivesADecodeServerWhoseWordsAreCutAnywhere) 
   uint64_t room = 1;
   const auto words = [&](uint64_t ticket) {
     const RoomKey key{room, ticket};
-    return Encode(HelloOf(TransferRole::kDecode)) + Encode(OpenMessage{key, kTokens, 0, 0, false}) +
+    return Encode(HelloOf(TransferRole::kDecode)) + Encode(OpenMessage{key, kTokens, 0, 0}) +
            Encode(CancelMessage{key, StatusCode::kCancelled, "x"}) + Encode(AckMessage{key});
   };
   const size_t all = words(1).size();
@@ -307,7 +307,7 @@ TEST(TransferWire, APrefillServerSaysWhyItTurnsSomebodyAway) {
             std::string::npos);
   const std::string hello = Encode(HelloOf(TransferRole::kDecode));
   EXPECT_NE(bye(hello + hello).find("a second HELLO"), std::string::npos);
-  EXPECT_NE(bye(hello + Encode(OpenMessage{{1, 1}, 10, 0, 5, false})).find("group 5 of 1"),
+  EXPECT_NE(bye(hello + Encode(OpenMessage{{1, 1}, 10, 0, 5})).find("group 5 of 1"),
             std::string::npos);
   EXPECT_NE(bye(hello + RunFrame({1, 1}, 0, {0, 1}, 'x')).find("does not take keys"),
             std::string::npos);
@@ -329,7 +329,7 @@ TEST(TransferWire, ARoomIsOpenForOneDecodeServerOnly) {
   PrefillServer prefill(Server());
   prefill.Expect(5, kTokens);
   RawPeer first = RawPeer::ConnectedTo(prefill.port());
-  const OpenMessage open{{5, 1}, kTokens, 0, 0, false};
+  const OpenMessage open{{5, 1}, kTokens, 0, 0};
   ASSERT_TRUE(first.Send(Encode(HelloOf(TransferRole::kDecode)) + Encode(open)));
   first.Expect<HelloMessage>();
   first.Expect<AcceptedMessage>();
@@ -351,8 +351,8 @@ TEST(TransferWire, ACancelledRoomsPagesAreNotReadAnyMoreNotEvenForTheRestOfARun)
   constexpr int64_t kMany = 512 * 64;
   RawPeer peer = RawPeer::ConnectedTo(prefill.port());
   const RoomKey key{5, 1};
-  ASSERT_TRUE(peer.Send(Encode(HelloOf(TransferRole::kDecode)) +
-                        Encode(OpenMessage{key, kMany, 0, 0, false})));
+  ASSERT_TRUE(
+      peer.Send(Encode(HelloOf(TransferRole::kDecode)) + Encode(OpenMessage{key, kMany, 0, 0})));
   std::vector<int32_t> pages;
   for (int32_t page = 0; page < 512; ++page) pages.push_back(page);
   const auto fill = [&](int value) {
@@ -401,7 +401,7 @@ TEST(TransferWire, ARoomIsNotLateWhileItsKeysOrThoseBeforeThemAreTakenHoweverSlo
   for (int32_t page = 0; page < 32; ++page) pages.push_back(page);
   const Range all{0, kMany};
   for (const uint64_t room : {5, 6}) {
-    ASSERT_TRUE(peer.Send(Encode(OpenMessage{{room, 1}, kMany, 0, 0, false})));
+    ASSERT_TRUE(peer.Send(Encode(OpenMessage{{room, 1}, kMany, 0, 0})));
     prefill.Expect(room, kMany);
     peer.Expect<AcceptedMessage>();
   }
