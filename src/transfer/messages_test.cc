@@ -24,7 +24,9 @@ HelloMessage SomeHello() {
           .pages = 1000,
           .checksum = true,
           .addresses = {"a:1", "[::1]:2"},
-          .memory = {77, 3, 4, 5, {6, 7}}};
+          .memory = {77, 3, 4, 5, {6, 7}},
+          .backend = TransferBackend::kUcx,
+          .ucx = {.version = 1 << 16 | 13, .rdma = true, .port = 4711}};
 }
 
 TEST(TransferMessages, ComeBackAsTheyWere) {
@@ -40,6 +42,10 @@ TEST(TransferMessages, ComeBackAsTheyWere) {
   EXPECT_EQ(hello->addresses, SomeHello().addresses);
   EXPECT_EQ(hello->memory.pid, 77);
   EXPECT_EQ(hello->memory.proof, (ServerId{6, 7}));
+  EXPECT_EQ(hello->backend, TransferBackend::kUcx);
+  EXPECT_EQ(hello->ucx.version, 1u << 16 | 13u);
+  EXPECT_TRUE(hello->ucx.rdma);
+  EXPECT_EQ(hello->ucx.port, 4711);
   const auto run =
       Decode<RunInMemoryMessage>(FieldsOf(RunInMemoryMessage{{{1, 2}, 100, 60, 3}, 99, {5, 6}}));
   ASSERT_TRUE(run.ok()) << run.status().message();
@@ -108,6 +114,21 @@ TEST(TransferMessages, WithValuesThatCanNotBeAreRefused) {
   hello = SomeHello();
   hello.pages = int64_t{1} << 30;
   EXPECT_FALSE(Decode<HelloMessage>(FieldsOf(hello)).ok()) << "bytes that no number counts";
+  for (const int port : {-1, 0, 65536}) {
+    hello = SomeHello();
+    hello.ucx.port = port;
+    const auto found = Decode<HelloMessage>(FieldsOf(hello));
+    ASSERT_FALSE(found.ok()) << port;
+    EXPECT_NE(found.status().message().find(Text("UCX at port ", port)), std::string::npos)
+        << found.status().message();
+  }
+  hello = SomeHello();
+  hello.backend = static_cast<TransferBackend>(9);
+  EXPECT_FALSE(Decode<HelloMessage>(FieldsOf(hello)).ok());
+  OpenMessage open{{1, 2}, 10, 0, 0, TransferBackend::kAuto};
+  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(open)).ok()) << "it must say which way";
+  open.backend = static_cast<TransferBackend>(200);
+  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(open)).ok());
 }
 
 TEST(TransferMessages, HeadersNameWhatIsWrongWithThem) {

@@ -489,5 +489,137 @@ TEST(TransferWire, ACancelledRoomsPagesAreNotWrittenAnyMoreNotEvenByTheRestOfARu
   }
 }
 
+// ---- UCX
+
+// What a prefill server says that offers its memory by UCX, at a port where nobody has to listen.
+HelloMessage HelloWithUcx(uint32_t version, int port) {
+  HelloMessage hello = HelloOf(TransferRole::kPrefill);
+  hello.backend = TransferBackend::kUcx;
+  hello.ucx = {.version = version, .rdma = false, .port = port};
+  return hello;
+}
+
+// The version of this host's library; what a prefill server here says.
+UcxHandle UcxOfThisHost() {
+  SimulatedOptions options = Server();
+  options.transfer.backend = TransferBackend::kUcx;
+  PrefillServer prefill(options);
+  RawPeer peer = RawPeer::ConnectedTo(prefill.port());
+  HelloMessage hello = HelloOf(TransferRole::kDecode);
+  CHECK(peer.Send(Encode(hello)), "");
+  return peer.Expect<HelloMessage>().ucx;
+}
+
+TEST(TransferWire, ADecodeServerNamesAPrefillServerThatItCanNotReachByUcx) {
+  if (!UcxProblem().ok()) GTEST_SKIP() << "ucx: " << UcxProblem().message();
+  SimulatedOptions options = Server();
+  options.transfer.backend = TransferBackend::kUcx;
+  options.transfer.link.heartbeat_ms = 300;
+  DecodeServer decode(options);
+  const uint32_t version = UcxOfThisHost().version;
+  const auto nobody = ListenAt("127.0.0.1:0");  // and nobody accepts what it listens to
+  const auto closed = ListenAt("127.0.0.1:0");
+  const int closed_port = PortOf(*closed);
+  ::shutdown(closed->fd(), SHUT_RDWR);
+  HelloMessage without = HelloOf(TransferRole::kPrefill);
+  HelloMessage other_model = HelloWithUcx(version, closed_port);
+  other_model.side.model = "other";
+  HelloMessage tcp = HelloOf(TransferRole::kPrefill);
+  tcp.backend = TransferBackend::kTcp;
+  const struct {
+    HelloMessage hello;
+    const char* message;
+  } cases[] = {
+      {HelloWithUcx(version, closed_port), "UCX: "},
+      {HelloWithUcx(version, PortOf(*nobody)), "UCX: "},
+      {HelloWithUcx(version + 1, closed_port), "UCX: the prefill host has version"},
+      {without, "the prefill server has auto, the decode server ucx"},
+      {tcp, "the prefill server has tcp, the decode server ucx"},
+      {other_model, "the model"},
+  };
+  RawPrefill prefill;
+  uint64_t room = 0;
+  for (const auto& c : cases) {
+    ++room;
+    decode.receiver().Open({room, "127.0.0.1", prefill.port(), 0, kTokens, 0, {3, 9}});
+    RawPeer peer = prefill.Accept();
+    peer.Expect<HelloMessage>();
+    ASSERT_TRUE(peer.Send(Encode(c.hello)));
+    const auto frame = peer.Read();
+    if (frame && frame->type == MessageType::kOpen) {
+      const auto open = Decode<OpenMessage>(frame->body);
+      ASSERT_EQ(open->backend, TransferBackend::kUcx);
+      ASSERT_TRUE(peer.Send(Encode(AcceptedMessage{open->key, 0}) +
+                            Encode(RunInMemoryMessage{{open->key, 0, 10, 0}, 0, {1}})));
+    }
+    const auto end = decode.WaitEnd(room, 5'000);
+    ASSERT_TRUE(end) << c.message;
+    EXPECT_EQ(end->kind, ReceiverEvent::Kind::kFailed);
+    EXPECT_NE(end->status.message().find(c.message), std::string::npos) << end->status.message();
+  }
+}
+
+// Many more runs than are read at once: words behind them wait, and are all read in the end.
+TEST(TransferWire, ADecodeServerReadsNoMoreWordsThanItCanFollowAndThenAllOfThem) {
+  if (!UcxProblem().ok()) GTEST_SKIP() << "ucx: " << UcxProblem().message();
+  SimulatedOptions options = Server();
+  options.transfer.backend = TransferBackend::kUcx;
+  options.transfer.run_tokens = 1;
+  PrefillServer prefill(options);
+  DecodeServer decode(options);
+  constexpr int64_t kMany = 3'000;
+  const Keys keys(kShape, kMany, 1);
+  const auto from = SomePages(PagesOf(kMany), 512, 2);
+  const auto to = SomePages(PagesOf(kMany), 512, 3);
+  prefill.Expect(1, kMany);
+  decode.Open({1, "127.0.0.1", prefill.port(), 0, kMany, 0, to});
+  ASSERT_TRUE(prefill.WaitOpened(1));
+  prefill.Compute(1, keys, from, kMany);
+  const auto end = decode.WaitEnd(1, 20'000);
+  ASSERT_TRUE(end);
+  ASSERT_EQ(end->kind, ReceiverEvent::Kind::kCompleted) << end->status.message();
+  EXPECT_EQ(keys.Differences(decode.cache(), to, {0, kMany}), 0);
+  EXPECT_EQ(decode.receiver().counters().runs, 2 * kMany);
+}
+
+TEST(TransferWire, ADecodeServerRefusesKeysOfPagesThatThePrefillCacheDoesNotHave) {
+  for (const TransferBackend backend : AllBackends()) {
+    if (backend != TransferBackend::kUcx) continue;
+    SimulatedOptions options = Server();
+    options.transfer.backend = backend;
+    PrefillServer memory(options);  // its UCX answers, its words come from the test
+    DecodeServer decode(options);
+    RawPeer asker = RawPeer::ConnectedTo(memory.port());
+    ASSERT_TRUE(asker.Send(Encode(HelloOf(TransferRole::kDecode))));
+    const auto hello = asker.Expect<HelloMessage>();
+    RawPrefill prefill;
+    decode.receiver().Open({1, "127.0.0.1", prefill.port(), 0, kTokens, 0, {3, 9}});
+    RawPeer peer = prefill.Accept();
+    peer.Expect<HelloMessage>();
+    ASSERT_TRUE(peer.Send(Encode(hello)));
+    const auto open = peer.Expect<OpenMessage>();
+    ASSERT_TRUE(peer.Send(Encode(AcceptedMessage{open.key, 0}) +
+                          Encode(RunInMemoryMessage{{open.key, 0, 10, 0}, 0, {512}})));
+    const auto end = decode.WaitEnd(1, 5'000);
+    ASSERT_TRUE(end);
+    EXPECT_NE(end->status.message().find("keys in page 512 of 512"), std::string::npos)
+        << end->status.message();
+    // What the prefill cache has fewer of than it said: its own side checks.
+    HelloMessage larger = hello;
+    larger.pages = 1'000;
+    decode.receiver().Open({2, "127.0.0.1", prefill.port(), 0, kTokens, 0, {3, 9}});
+    RawPeer liar = prefill.Accept();
+    liar.Expect<HelloMessage>();
+    ASSERT_TRUE(liar.Send(Encode(larger)));
+    const auto second = liar.Expect<OpenMessage>();
+    ASSERT_TRUE(liar.Send(Encode(AcceptedMessage{second.key, 0}) +
+                          Encode(RunInMemoryMessage{{second.key, 0, 10, 0}, 0, {600}})));
+    const auto refused = decode.WaitEnd(2, 5'000);
+    ASSERT_TRUE(refused);
+    EXPECT_NE(refused->status.message().find("UCX: "), std::string::npos)
+        << refused->status.message();
+  }
+}
+
 }  // namespace
 }  // namespace causeway

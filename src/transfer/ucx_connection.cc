@@ -161,8 +161,8 @@ Status UcxConnection::Take(const std::string& bytes_of_header, void* data, int64
                                   [&](const Reading& each) { return each.id == header.id; });
   const bool index_keys = header.piece % 2 == 1;
   if (!reader.AllRead() || found == readings_.end() || found->told ||
-      (index_keys && shape_.index_bytes() == 0) ||
-      header.piece >= found->begun.size() || found->begun[header.piece]) {
+      (index_keys && shape_.index_bytes() == 0) || header.piece >= found->begun.size() ||
+      found->begun[header.piece]) {
     return InvalidArgument(Text("UCX: found keys of ask ", header.id, ", piece ", header.piece,
                                 ", that were not asked for"));
   }

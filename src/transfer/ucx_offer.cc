@@ -85,7 +85,7 @@ class UcxOffer::Work {
 };
 
 UcxOffer::Work::~Work() {
-  thread_ = nullptr;  // from here on it is all this thread's
+  if (thread_ != nullptr) thread_->Stop();  // from here on it is all this thread's
   if (worker_ == nullptr) return;
   for (const UcxPeer& peer : peers_) {
     if (peer.endpoint != nullptr) worker_->Close(peer.endpoint);

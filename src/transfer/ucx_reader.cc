@@ -25,6 +25,9 @@ class UcxReader::Work {
   Work(std::function<void(std::function<void()>)> post, int64_t deadline_ms)
       : post_(std::move(post)), deadline_ms_(deadline_ms) {}
 
+  ~Work() {
+    if (thread_ != nullptr) thread_->Stop();
+  }
   Status Start() {
     CAUSEWAY_ASSIGN_OR_RETURN(context_, UcxContext::Make());
     thread_ = std::make_unique<UcxThread>([this] { return Tick(); });

@@ -133,10 +133,10 @@ UcxThread::UcxThread(std::function<int64_t()> tick)
   thread_ = std::thread([this] { Run(); });
 }
 
-UcxThread::~UcxThread() {
+void UcxThread::Stop() {
   stop_ = true;
   Wake();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void UcxThread::Wake() const {

@@ -80,7 +80,9 @@ class UcxThread {
 
   // tick: called after each turn; milliseconds until it is to be called again at the latest.
   explicit UcxThread(std::function<int64_t()> tick);
-  ~UcxThread();  // runs what was posted
+  ~UcxThread() { Stop(); }
+  // Runs what was posted, and ends the thread.
+  void Stop();
 
   // Any thread.
   void Post(Task task);
