@@ -398,9 +398,9 @@ TEST(Transfer, IsRefusedWithBothValuesWhereTheSidesInsistOnDifferentBackends) {
 
 TEST(Transfer, GoesByWhatOneSideInsistsOnWhereTheOtherHasNoWish) {
   for (const TransferBackend backend : AllBackends()) {
-    // A prefill server without RDMA offers UCX only where it is told to.
+    // Without RDMA, UCX is a matter of both.
+    if (backend == kUcx) continue;
     for (const bool of_prefill : {true, false}) {
-      if (backend == kUcx && !of_prefill) continue;
       SimulatedOptions options{.layout = {}, .shape = kBf16Index, .transfer = Options()};
       if (of_prefill) options.transfer.backend = backend;
       PrefillServer prefill(options);
@@ -415,26 +415,30 @@ TEST(Transfer, GoesByWhatOneSideInsistsOnWhereTheOtherHasNoWish) {
       ASSERT_EQ(end->kind, ReceiverEvent::Kind::kCompleted) << end->status.message();
       EXPECT_EQ(keys.Differences(decode.cache(), {0, 1}, {0, 100}), 0);
       const TransferCounters& counters = decode.receiver().counters();
-      EXPECT_EQ(counters.ucx_bytes > 0, backend == kUcx) << of_prefill;
+      EXPECT_EQ(counters.ucx_bytes, 0) << of_prefill;
       EXPECT_EQ(counters.shared_memory_bytes > 0, backend == kShm) << of_prefill;
     }
   }
 }
 
-TEST(Transfer, ByUcxIsRefusedWhereThePrefillServerDoesNotOfferIt) {
+TEST(Transfer, ByUcxIsRefusedWhereOneSideIsNotToldToAndHasNoRdma) {
   if (!UcxProblem().ok()) GTEST_SKIP() << UcxProblem().message();
   if (HasRdma()) GTEST_SKIP() << "this host has RDMA: auto offers UCX";
-  SimulatedOptions options{.layout = {}, .shape = kBf16Index, .transfer = Options()};
-  PrefillServer prefill(options);
-  options.transfer.backend = kUcx;
-  DecodeServer decode(options);
-  decode.Open({1, "127.0.0.1", prefill.port(), 0, 100, 0, {0, 1}});
-  const auto end = decode.WaitEnd(1);
-  ASSERT_TRUE(end);
-  EXPECT_NE(end->status.message().find("the prefill server has auto, the decode server ucx: the "
-                                       "prefill host offers no ucx"),
-            std::string::npos)
-      << end->status.message();
+  for (const bool of_prefill : {true, false}) {
+    SimulatedOptions options{.layout = {}, .shape = kBf16Index, .transfer = Options()};
+    if (of_prefill) options.transfer.backend = kUcx;
+    PrefillServer prefill(options);
+    options.transfer.backend = of_prefill ? TransferBackend::kAuto : kUcx;
+    DecodeServer decode(options);
+    decode.Open({1, "127.0.0.1", prefill.port(), 0, 100, 0, {0, 1}});
+    const auto end = decode.WaitEnd(1);
+    ASSERT_TRUE(end);
+    const char* const expected =
+        of_prefill
+            ? "the prefill server has ucx, the decode server auto: the decode host has no RDMA"
+            : "the prefill server has auto, the decode server ucx: the prefill host offers";
+    EXPECT_NE(end->status.message().find(expected), std::string::npos) << end->status.message();
+  }
 }
 
 TEST(Transfer, BackendsHaveTheNamesOfTheFlag) {

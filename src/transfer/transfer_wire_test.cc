@@ -531,7 +531,7 @@ TEST(TransferWire, ADecodeServerNamesAPrefillServerThatItCanNotReachByUcx) {
     const char* message;
   } cases[] = {
       {HelloWithUcx(version, closed_port), "UCX: "},
-      {HelloWithUcx(version, PortOf(*nobody)), "UCX: "},
+      {HelloWithUcx(version, PortOf(*nobody)), "lost host 0 of the prefill server"},
       {HelloWithUcx(version + 1, closed_port), "UCX: the prefill host has version"},
       {without, "the prefill server has auto, the decode server ucx"},
       {tcp, "the prefill server has tcp, the decode server ucx"},

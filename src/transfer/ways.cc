@@ -55,10 +55,14 @@ bool OfferedWays::Has(TransferBackend way) const {
 }
 
 Status WayTaker::Check() {
-  if (backend_ != TransferBackend::kUcx) return Status();
+  const bool demanded = backend_ == TransferBackend::kUcx;
+  if (!demanded && (backend_ != TransferBackend::kAuto || !HasRdma())) return Status();
   auto ucx = UcxReader::Make(post_, deadline_ms_);
-  if (!ucx.ok()) return Demanded(backend_, ucx.status());
-  ucx_ = std::move(*ucx);
+  if (ucx.ok()) {
+    ucx_ = std::move(*ucx);
+  } else if (demanded) {
+    return Demanded(backend_, ucx.status());
+  }
   return Status();
 }
 
@@ -81,7 +85,8 @@ StatusOr<std::unique_ptr<RemoteMemory>> WayTaker::Choose(const HelloMessage& hel
     if (demanded != kAuto) return both(shared.status());
   }
   // Without hardware that reads memory it would be slower than TCP.
-  if (demanded == TransferBackend::kUcx || (demanded == kAuto && hello.ucx.rdma && HasRdma())) {
+  if (demanded == TransferBackend::kUcx ||
+      (demanded == kAuto && hello.ucx.rdma && ucx_ != nullptr)) {
     auto ucx = OpenUcx(hello, fd, on_read);
     if (ucx.ok()) return ucx;
     if (demanded != kAuto) return both(ucx.status());
@@ -93,7 +98,7 @@ StatusOr<std::unique_ptr<RemoteMemory>> WayTaker::OpenUcx(const HelloMessage& he
                                                           const RemoteMemory::OnRead& on_read) {
   if (hello.ucx.version == 0) return Unavailable("the prefill host offers no ucx");
   if (ucx_ == nullptr) {
-    CAUSEWAY_ASSIGN_OR_RETURN(ucx_, UcxReader::Make(post_, deadline_ms_));
+    return Unavailable("the decode host has no RDMA, and takes ucx only where its flag says so");
   }
   sockaddr_storage address{};
   socklen_t bytes = sizeof address;

@@ -41,7 +41,7 @@ class WayTaker {
   WayTaker(TransferBackend backend, std::function<void(std::function<void()>)> post,
            int64_t deadline_ms)
       : backend_(backend), post_(std::move(post)), deadline_ms_(deadline_ms) {}
-  // An error where the flag demands what this host can't do.
+  // To be called first. An error where the flag demands what this host can't do.
   Status Check();
   // Calls `post` no more. What has been opened must be gone.
   void Stop() { ucx_ = nullptr; }
@@ -57,7 +57,7 @@ class WayTaker {
   const TransferBackend backend_;
   const std::function<void(std::function<void()>)> post_;
   const int64_t deadline_ms_;
-  std::unique_ptr<UcxReader> ucx_;  // made when it is first needed
+  std::unique_ptr<UcxReader> ucx_;  // null: not taken
 };
 
 }  // namespace causeway
