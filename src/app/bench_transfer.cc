@@ -172,19 +172,27 @@ Status RunTransfer(const BenchTransferFlags& flags) {
   CAUSEWAY_ASSIGN_OR_RETURN(const auto shm,
                             Pair::Make(flags, TransferBackend::kSharedMemory, from, to));
   CAUSEWAY_ASSIGN_OR_RETURN(const auto tcp, Pair::Make(flags, TransferBackend::kTcp, from, to));
+  auto ucx = Pair::Make(flags, TransferBackend::kUcx, from, to);
+  if (!ucx.ok()) std::fprintf(stderr, "no ucx: %s\n", ucx.status().message().c_str());
   const double bytes = static_cast<double>(flags.tokens * shape.BytesPerToken());
-  Result results[] = {{"memcpy"}, {"loopback"}, {"shm"}, {"tcp"}};
+  std::vector<Result> results = {{"memcpy"}, {"loopback"}, {"shm"}, {"tcp"}};
+  if (ucx.ok()) results.push_back({"ucx"});
   // In turn, so that a slow minute of the machine meets all; the first turn warms up.
   for (int turn = 0; turn < flags.repeat + 1; ++turn) {
     const double copy = shm->Copy();
     CAUSEWAY_ASSIGN_OR_RETURN(const double plain, PlainLoopback(static_cast<int64_t>(bytes)));
     CAUSEWAY_ASSIGN_OR_RETURN(const double by_shm, shm->Run());
     CAUSEWAY_ASSIGN_OR_RETURN(const double by_tcp, tcp->Run());
+    double by_ucx = 1;
+    if (ucx.ok()) {
+      CAUSEWAY_ASSIGN_OR_RETURN(by_ucx, (*ucx)->Run());
+    }
     if (turn == 0) continue;
     results[0].speeds.push_back(bytes / copy);
     results[1].speeds.push_back(bytes / plain);
     results[2].speeds.push_back(bytes / by_shm);
     results[3].speeds.push_back(bytes / by_tcp);
+    if (ucx.ok()) results[4].speeds.push_back(bytes / by_ucx);
   }
   if (flags.json) {
     nlohmann::json out = {{"tokens", flags.tokens}, {"layers", flags.layers}, {"bytes", bytes}};
@@ -215,7 +223,8 @@ Status RunTransfer(const BenchTransferFlags& flags) {
 void AddBenchTransfer(CLI::App& bench, Run& run) {
   auto flags = std::make_shared<BenchTransferFlags>();
   CLI::App* transfer = bench.add_subcommand(
-      "transfer", "Keys from a prefill cache to a decode cache: shared memory, TCP on loopback");
+      "transfer",
+      "Keys from a prefill cache to a decode cache: shared memory, TCP on loopback, UCX");
   transfer->add_option("--input-len,--tokens", flags->tokens, "Tokens of the prompt")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
       ->capture_default_str();

@@ -58,8 +58,9 @@ void DisaggregationFlags::Register(CLI::App& app) {
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
   app.add_option("--disaggregation-transfer-backend", transfer_backend,
-                 "How keys travel: tcp; shm, by memory that both servers of one machine have; "
-                 "auto: shm where that can be, else tcp. mooncake, nixl and ascend mean auto")
+                 "How keys travel: tcp; shm, by memory that both servers of one machine have; ucx, "
+                 "by RDMA where there is any; auto: shm where that can be, else ucx where both "
+                 "servers have RDMA, else tcp. mooncake, nixl and ascend mean auto")
       ->capture_default_str();
   app.add_flag("--disaggregation-decode-enable-radix-cache", decode_radix_cache,
                "A decode server keeps keys for later requests with the same prefix, which are not "

@@ -133,8 +133,17 @@ void Link::Close(const Status& why) {
   if (dead_.ok()) dead_ = why;
 }
 
+void Link::HoldInput(bool held) {
+  if (held_ && !held) {
+    heard_at_ = Deadline::Clock::now();
+    resumed_ = true;
+  }
+  held_ = held;
+  keys_at_ = Deadline::Clock::now();  // it is for them that it is called
+}
+
 short Link::PollEvents() const {
-  short events = POLLIN;
+  short events = held_ ? POLLRDHUP : POLLIN;
   if (!out_.empty() && held_until_.Passed()) events |= POLLOUT;
   return events;
 }
@@ -180,11 +189,18 @@ void Link::Write() {
 }
 
 void Link::Read(LinkOwner& owner) {
+  resumed_ = false;
+  if (held_) {
+    // It is read to its end when the other side has closed it.
+    pollfd entry{socket_.fd(), POLLRDHUP, 0};
+    if (poll(&entry, 1, 0) <= 0) return;
+    held_ = false;
+  }
   int64_t turn = 0;
-  while (dead_.ok() && !stalled() && turn < kReadTurn) {
-    while (dead_.ok() && Step(owner)) {
+  while (dead_.ok() && !stalled() && !held_ && turn < kReadTurn) {
+    while (dead_.ok() && !held_ && Step(owner)) {
     }
-    if (!dead_.ok() || stalled()) return;
+    if (!dead_.ok() || stalled() || held_) return;
     ssize_t got = 0;
     // Straight to its place; all of in_ has been consumed then.
     const bool rows = state_ == InState::kRunRows && !thrown_away_;
@@ -351,7 +367,7 @@ int64_t Link::Beat() {
     if (hello_until_.Passed()) {
       Close(DeadlineExceeded(Text("no HELLO within ", options_.hello_ms, " ms")));
     }
-  } else if (silent >= most) {
+  } else if (silent >= most && !held_) {
     // Not if it was us who stood still: what has come meanwhile is yet to be read.
     pollfd entry{socket_.fd(), POLLIN, 0};
     if (poll(&entry, 1, 0) > 0 && (entry.revents & POLLIN) != 0) return 0;
@@ -361,8 +377,8 @@ int64_t Link::Beat() {
     // One that the socket does not take yet is enough.
     if (out_.size() < 2) Send(PingMessage{});
   }
-  int64_t wait =
-      ready_ ? std::min(next_ping_.RemainingMs(), most - silent) : hello_until_.RemainingMs();
+  int64_t wait = ready_ ? next_ping_.RemainingMs() : hello_until_.RemainingMs();
+  if (ready_ && !held_) wait = std::min(wait, most - silent);
   if (!held_until_.Passed()) wait = std::min(wait, held_until_.RemainingMs());
   return std::max<int64_t>(wait, 0) + 1;
 }

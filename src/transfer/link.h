@@ -98,12 +98,16 @@ class Link {
   void VoidRun(const RoomKey& key);
   // From now on no byte that comes for this room is written to where PlaceRun said.
   void DropRun(const RoomKey& key);
+  // While held nothing more is read, and the other side's silence means nothing.
+  void HoldInput(bool held);
   // Until when a room may wait for `ms` whose keys, on this link, come behind those of others.
   Deadline KeysMoveUntil(int64_t ms) const { return Deadline::At(keys_at_, ms); }
   // Says goodbye, as far as the socket takes it, and ends the link.
   void Close(const Status& why);
 
   // For LinkLoop.
+  // Since it is not held any more, there may be input that has been received already.
+  bool resumed() const { return resumed_; }
   bool HasOutput() const { return !out_.empty(); }
   bool stalled() const { return stalled_until_ && !stalled_until_->Passed(); }
   // Until it goes on.
@@ -144,6 +148,8 @@ class Link {
   const LinkOptions options_;
   int64_t& fault_count_;
   bool ready_ = false;
+  bool held_ = false;
+  bool resumed_ = false;
   Status dead_;
   std::optional<Deadline> stalled_until_;
 

@@ -179,7 +179,7 @@ void LinkLoop::Run() {
         polled.push_back({link.fd(), link.PollEvents(), 0});
         of.push_back(&link);
         wait_ms = std::min(wait_ms, link.Beat());
-        if (!link.dead().ok()) wait_ms = 0;
+        if (!link.dead().ok() || link.resumed()) wait_ms = 0;
       }
     }
     if (more) wait_ms = 0;
@@ -197,8 +197,9 @@ void LinkLoop::Run() {
       }
       RunTasks();
       if (ready > 0 && polled[1].revents != 0) Accept();
-      for (size_t i = 0; i < of.size() && ready > 0; ++i) {
-        if (polled[i + 2].revents == 0) continue;
+      for (size_t i = 0; i < of.size(); ++i) {
+        const bool readable = ready > 0 && polled[i + 2].revents != 0;
+        if (!readable && !of[i]->resumed()) continue;
         of[i]->Read(owner_);
         // What has come may have set an earlier deadline.
         if (next_tick.RemainingMs() > kTickMs) next_tick = Deadline::AfterMs(kTickMs);

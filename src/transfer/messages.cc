@@ -113,7 +113,15 @@ Status HelloMessage::Check() const {
       (s.type == DType::kF32 || s.type == DType::kBf16) && (!s.int8_kv || s.type == DType::kBf16) &&
       s.index_bytes() % 4 == 0 && Within(side.page_tokens, 1, 1 << 16) &&
       Within(pages, 1, int64_t{1} << 30) && s.layers * pages <= int64_t{1} << 31;
-  if (good) return Status();
+  if (good) {
+    if (static_cast<int>(backend) > static_cast<int>(TransferBackend::kUcx)) {
+      return InvalidArgument(Text("a HELLO message with the backend ", static_cast<int>(backend)));
+    }
+    if (ucx.version != 0 && !Within(ucx.port, 1, 65535)) {
+      return InvalidArgument(Text("a HELLO message with UCX at port ", ucx.port));
+    }
+    return Status();
+  }
   return InvalidArgument(Text("a HELLO message with sizes that no server has: cp ", layout.cp,
                               ", dp ", layout.dp, ", tp ", layout.tp, ", host ", host, " of ",
                               layout.hosts, ", ", s.layers, " layers of ", s.latent_dim, " and ",
@@ -126,6 +134,10 @@ Status OpenMessage::Check() const {
   if (prompt_tokens < 1 || prompt_tokens > (int64_t{1} << 40) || skip < 0 || skip > prompt_tokens) {
     return InvalidArgument(Text("an OPEN message of a prompt of ", prompt_tokens, " tokens, ", skip,
                                 " of them there, for group ", dp));
+  }
+  if (backend == TransferBackend::kAuto ||
+      static_cast<int>(backend) > static_cast<int>(TransferBackend::kUcx)) {
+    return InvalidArgument(Text("an OPEN message with the backend ", static_cast<int>(backend)));
   }
   return Status();
 }

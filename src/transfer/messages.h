@@ -18,7 +18,7 @@
 namespace causeway {
 
 inline constexpr uint32_t kTransferMagic = 0x564b5743;  // "CWKV"
-inline constexpr uint16_t kTransferVersion = 1;
+inline constexpr uint16_t kTransferVersion = 2;
 inline constexpr int64_t kFrameHeaderBytes = 16;
 inline constexpr int64_t kMaxStatusText = 4096;
 inline constexpr int64_t kMaxMetadata = int64_t{1} << 20;
@@ -31,7 +31,7 @@ enum class MessageType : uint16_t {
   kAccepted,     // prefill -> decode: it will be sent
   kRefused,      // prefill -> decode: it will not
   kRun,          // prefill -> decode: keys of some tokens of a layer, in the message
-  kRunInMemory,  // the same, to be copied from shared memory
+  kRunInMemory,  // the same, to be copied from the prefill cache by the decode host itself
   kDone,         // prefill -> decode: that was all from this host
   kAck,          // decode -> prefill: all of it is in place
   kReleased,     // prefill -> decode: and it was valid until then
@@ -43,6 +43,11 @@ enum class MessageType : uint16_t {
 inline constexpr int kMessageTypes = 15;  // numbers below
 
 const char* NameOf(MessageType type);
+
+// How keys travel. auto: through shared memory where the decode host can map the prefill host's
+// cache, else by UCX where both hosts have RDMA, else by TCP. Where one side insists on what the
+// other can't do or does not want, rooms are refused.
+enum class TransferBackend : uint8_t { kAuto, kTcp, kSharedMemory, kUcx };
 
 // 128 random bits; two servers, or two lives of one, never have the same.
 struct ServerId {
@@ -166,6 +171,19 @@ struct MemoryHandle {
   ServerId proof;
 };
 
+// Where a prefill host can be reached by UCX, at the address of its link.
+struct UcxHandle {
+  uint32_t version = 0;  // of the library, major << 16 | minor; 0: it can't
+  bool rdma = false;     // the host has a device for it
+  int32_t port = 0;
+  template <typename Visitor>
+  void Visit(Visitor& v) {
+    v.Number(version);
+    v.Number(rdma);
+    v.Number(port);
+  }
+};
+
 struct HelloMessage {
   static constexpr MessageType kType = MessageType::kHello;
   TransferRole role = TransferRole::kPrefill;
@@ -177,6 +195,8 @@ struct HelloMessage {
   bool checksum = false;
   std::vector<std::string> addresses = {};  // of host 0 of a prefill server: of all its hosts
   MemoryHandle memory = {};
+  TransferBackend backend = TransferBackend::kAuto;  // what its flag says
+  UcxHandle ucx = {};
 
   template <typename Visitor>
   void Visit(Visitor& v) {
@@ -205,6 +225,8 @@ struct HelloMessage {
     v.Number(memory.proof_fd);
     v.Number(memory.proof.high);
     v.Number(memory.proof.low);
+    v.Number(backend);
+    ucx.Visit(v);
   }
   Status Check() const;
 };
@@ -227,14 +249,15 @@ struct OpenMessage {
   int64_t skip =
       0;           // tokens [0, skip) are there already; all of them: nothing but the end is wanted
   int32_t dp = 0;  // the decode server's group
-  bool shared_memory = false;  // as kRunInMemory
+  // How the keys are to come: but for kTcp as kRunInMemory. Not kAuto.
+  TransferBackend backend = TransferBackend::kTcp;
   template <typename Visitor>
   void Visit(Visitor& v) {
     VisitKey(v, key);
     v.Number(prompt_tokens);
     v.Number(skip);
     v.Number(dp);
-    v.Number(shared_memory);
+    v.Number(backend);
   }
   Status Check() const;
 };

@@ -24,7 +24,9 @@ HelloMessage SomeHello() {
           .pages = 1000,
           .checksum = true,
           .addresses = {"a:1", "[::1]:2"},
-          .memory = {77, 3, 4, 5, {6, 7}}};
+          .memory = {77, 3, 4, 5, {6, 7}},
+          .backend = TransferBackend::kUcx,
+          .ucx = {.version = 1 << 16 | 13, .rdma = true, .port = 4711}};
 }
 
 TEST(TransferMessages, ComeBackAsTheyWere) {
@@ -40,6 +42,10 @@ TEST(TransferMessages, ComeBackAsTheyWere) {
   EXPECT_EQ(hello->addresses, SomeHello().addresses);
   EXPECT_EQ(hello->memory.pid, 77);
   EXPECT_EQ(hello->memory.proof, (ServerId{6, 7}));
+  EXPECT_EQ(hello->backend, TransferBackend::kUcx);
+  EXPECT_EQ(hello->ucx.version, 1u << 16 | 13u);
+  EXPECT_TRUE(hello->ucx.rdma);
+  EXPECT_EQ(hello->ucx.port, 4711);
   const auto run =
       Decode<RunInMemoryMessage>(FieldsOf(RunInMemoryMessage{{{1, 2}, 100, 60, 3}, 99, {5, 6}}));
   ASSERT_TRUE(run.ok()) << run.status().message();
@@ -51,7 +57,7 @@ TEST(TransferMessages, ComeBackAsTheyWere) {
 
 TEST(TransferMessages, HaveTheSameBytesOnEveryMachine) {
   const std::string frame = Encode(AckMessage{{0x0102030405060708, 0x090a}});
-  const unsigned char expected[] = {'C', 'W', 'K', 'V', 1, 0, 9, 0, 16, 0, 0, 0, 0, 0, 0, 0,
+  const unsigned char expected[] = {'C', 'W', 'K', 'V', 2, 0, 9, 0, 16, 0, 0, 0, 0, 0, 0, 0,
                                     8,   7,   6,   5,   4, 3, 2, 1, 10, 9, 0, 0, 0, 0, 0, 0};
   EXPECT_EQ(frame, std::string(reinterpret_cast<const char*>(expected), sizeof expected));
 }
@@ -81,7 +87,7 @@ void CutEverywhere(const Message& message) {
 TEST(TransferMessages, AreRefusedWhereverTheyAreCut) {
   CutEverywhere(SomeHello());
   CutEverywhere(ByeMessage{StatusCode::kUnavailable, "why"});
-  CutEverywhere(OpenMessage{{1, 2}, 100, 64, 0, true});
+  CutEverywhere(OpenMessage{{1, 2}, 100, 64, 0, TransferBackend::kUcx});
   CutEverywhere(AcceptedMessage{{1, 2}, 3});
   CutEverywhere(RefusedMessage{{1, 2}, StatusCode::kInvalidArgument, "why"});
   CutEverywhere(CancelMessage{{1, 2}, StatusCode::kCancelled, "why"});
@@ -94,8 +100,8 @@ TEST(TransferMessages, AreRefusedWhereverTheyAreCut) {
 }
 
 TEST(TransferMessages, WithValuesThatCanNotBeAreRefused) {
-  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(OpenMessage{{1, 2}, 0, 0, 0, false})).ok());
-  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(OpenMessage{{1, 2}, 10, 11, 0, false})).ok());
+  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(OpenMessage{{1, 2}, 0, 0, 0})).ok());
+  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(OpenMessage{{1, 2}, 10, 11, 0})).ok());
   EXPECT_FALSE(
       Decode<RunInMemoryMessage>(FieldsOf(RunInMemoryMessage{{{1, 2}, 60, 10, 3}, 99, {5}})).ok())
       << "10 tokens from 60 on have two pages";
@@ -108,6 +114,21 @@ TEST(TransferMessages, WithValuesThatCanNotBeAreRefused) {
   hello = SomeHello();
   hello.pages = int64_t{1} << 30;
   EXPECT_FALSE(Decode<HelloMessage>(FieldsOf(hello)).ok()) << "bytes that no number counts";
+  for (const int port : {-1, 0, 65536}) {
+    hello = SomeHello();
+    hello.ucx.port = port;
+    const auto found = Decode<HelloMessage>(FieldsOf(hello));
+    ASSERT_FALSE(found.ok()) << port;
+    EXPECT_NE(found.status().message().find(Text("UCX at port ", port)), std::string::npos)
+        << found.status().message();
+  }
+  hello = SomeHello();
+  hello.backend = static_cast<TransferBackend>(9);
+  EXPECT_FALSE(Decode<HelloMessage>(FieldsOf(hello)).ok());
+  OpenMessage open{{1, 2}, 10, 0, 0, TransferBackend::kAuto};
+  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(open)).ok()) << "it must say which way";
+  open.backend = static_cast<TransferBackend>(200);
+  EXPECT_FALSE(Decode<OpenMessage>(FieldsOf(open)).ok());
 }
 
 TEST(TransferMessages, HeadersNameWhatIsWrongWithThem) {

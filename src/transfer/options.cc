@@ -1,5 +1,7 @@
 #include "transfer/options.h"
 
+#include "transfer/ucx_memory.h"
+
 namespace causeway {
 
 const char* NameOf(TransferBackend backend) {
@@ -10,8 +12,14 @@ const char* NameOf(TransferBackend backend) {
       return "tcp";
     case TransferBackend::kSharedMemory:
       return "shm";
+    case TransferBackend::kUcx:
+      return "ucx";
   }
   return "unknown";
+}
+
+std::string TransferBackendNames() {
+  return BuiltWithUcx() ? "auto, tcp, shm or ucx" : "auto, tcp or shm";
 }
 
 StatusOr<TransferBackend> ParseTransferBackend(const std::string& name) {
@@ -20,9 +28,13 @@ StatusOr<TransferBackend> ParseTransferBackend(const std::string& name) {
   }
   if (name == "tcp") return TransferBackend::kTcp;
   if (name == "shm") return TransferBackend::kSharedMemory;
-  const std::string expected = "expected auto, tcp or shm";
+  const std::string expected = "expected " + TransferBackendNames();
   if (name == "ucx") {
-    return InvalidArgument("--disaggregation-transfer-backend: this build has no ucx; " + expected);
+    if (BuiltWithUcx()) return TransferBackend::kUcx;
+    return InvalidArgument(
+        "--disaggregation-transfer-backend: this build has no ucx (install libucx-dev and build "
+        "again); " +
+        expected);
   }
   return InvalidArgument(Text("--disaggregation-transfer-backend: found '", name, "'; ", expected));
 }

@@ -12,11 +12,9 @@
 
 namespace causeway {
 
-// How keys travel. auto: through shared memory where the decode host can map the prefill host's
-// cache, else by TCP. Where one side insists on what the other can't do, rooms are refused.
-enum class TransferBackend { kAuto, kTcp, kSharedMemory };
-
 const char* NameOf(TransferBackend backend);
+// "auto, tcp, shm or ucx", as far as this build has them.
+std::string TransferBackendNames();
 // Accepts the names of SGLang's backends (mooncake, nixl, ascend) for auto.
 StatusOr<TransferBackend> ParseTransferBackend(const std::string& name);
 
@@ -50,12 +48,20 @@ struct TransferCounters {
   std::atomic<int64_t> bootstrap_failures{0};  // of the failed: nobody came in time, or refused
   std::atomic<int64_t> peers_lost{0};
   std::atomic<int64_t> runs{0};
-  std::atomic<int64_t> bytes{0};  // of keys, by both ways
+  std::atomic<int64_t> bytes{0};  // of keys, by all ways
   std::atomic<int64_t> shared_memory_bytes{0};
+  std::atomic<int64_t> ucx_bytes{0};
   // Of completed rooms: from the first run to the end, and their bytes.
   std::atomic<int64_t> completed_ns{0};
   std::atomic<int64_t> completed_bytes{0};
 
+  // Of a run.
+  void Count(TransferBackend way, int64_t run_bytes) {
+    ++runs;
+    bytes += run_bytes;
+    if (way == TransferBackend::kSharedMemory) shared_memory_bytes += run_bytes;
+    if (way == TransferBackend::kUcx) ucx_bytes += run_bytes;
+  }
   double SpeedBytesPerSecond() const {
     const int64_t ns = completed_ns;
     return ns > 0 ? static_cast<double>(completed_bytes) / (static_cast<double>(ns) * 1e-9) : 0;

@@ -3,26 +3,23 @@
 #include <algorithm>
 #include <limits>
 #include <map>
-#include <optional>
-#include <set>
 #include <unordered_map>
+#include <utility>
 
 #include "kernels/op_table.h"
 #include "transfer/farewells.h"
 #include "transfer/link_loop.h"
-#include "transfer/received_tokens.h"
+#include "transfer/prefill_servers.h"
+#include "transfer/received_room.h"
 #include "transfer/reporter.h"
 #include "transfer/row_intake.h"
-#include "transfer/shared_cache.h"
+#include "transfer/ways.h"
 
 namespace causeway {
 namespace {
 
-constexpr int kProgressEvents = 16;
 constexpr int64_t kLongMs = int64_t{1000} * 3600 * 24 * 365;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
-
-using Clock = Deadline::Clock;
 
 }  // namespace
 
@@ -36,11 +33,21 @@ class KvReceiver::Work : public LinkOwner {
         conversions_(std::move(conversions)),
         on_event_(std::move(on_event)),
         port_(listener.fd() >= 0 ? PortOf(listener) : 0),
+        ways_(
+            options.backend, [this](LinkLoop::Task task) { loop_.Post(std::move(task)); },
+            options.link.heartbeat_ms * (options.link.missed_heartbeats + 1)),
         loop_(*this, options.link, std::move(listener)),
         reporter_(loop_, Hello(TransferRole::kFollower)) {
     loop_.Start();
   }
-  ~Work() override { loop_.Stop(); }
+  ~Work() override {
+    loop_.Stop();
+    servers_.Clear();
+    ways_.Stop();
+  }
+
+  // What the options ask of this host.
+  Status Check() { return ways_.Check(); }
 
   int port() const { return port_; }
   LinkLoop& loop() { return loop_; }
@@ -49,34 +56,25 @@ class KvReceiver::Work : public LinkOwner {
 
   void Open(RoomOpen open) {
     const uint64_t id = open.room;
-    const auto fail = [&](const std::string& why) {
-      Tell({.room = id, .status = InvalidArgument(Text("room ", id, ": ", why))});
-    };
-    if (!Range{0, options_.layout.dp}.Contains(open.dp)) return fail(Text("no group ", open.dp));
-    if (open.prompt_tokens < 1 || open.skip < 0 || open.skip > open.prompt_tokens ||
-        static_cast<int64_t>(open.pages.size()) * kPage < open.prompt_tokens) {
-      return fail(Text(open.pages.size(), " pages for ", open.prompt_tokens, " tokens, ", open.skip,
-                       " of them there"));
-    }
-    for (const int32_t page : open.pages) {
-      if (page < 0 || page >= cache_.pages()) return fail(Text("no page ", page));
-    }
+    const auto fail = [&](const Status& why) { Tell({.room = id, .status = why}); };
+    const Status good = CheckOpen(open, options_.layout, cache_.pages());
+    if (!good.ok()) return fail(good);
     const std::vector<int> hosts = HostsOfRoom(options_.layout, open.dp);
     if (std::find(hosts.begin(), hosts.end(), options_.host) == hosts.end()) return;
     const auto [found, is_new] = rooms_.try_emplace(id);
-    if (!is_new) return fail("it is open already");
+    if (!is_new) return fail(InvalidArgument(Text("room ", id, ": it is open already")));
     Room& room = found->second;
     // Host 0 takes part in every room, for its end, and has keys only if it has ranks of the group.
     const std::vector<int> group = HostsOfGroup(options_.layout, open.dp);
     const bool wants = std::find(group.begin(), group.end(), options_.host) != group.end();
     if (!wants) open.skip = open.prompt_tokens;
     room.ticket = next_ticket_++;
-    room.server = AddressOf(open.host, open.port);
+    room.server = PrefillServers::AddressOf(open.host, open.port);
     room.tokens = ReceivedTokens(cache_.shape().layers, {open.skip, open.prompt_tokens});
     room.open = std::move(open);
     room.until = Deadline::AfterMs(options_.bootstrap_timeout_ms);
     room.parts[0] = {};
-    Advance(id, room, 0);
+    Advance(room, 0);
   }
 
   // Ends a room that is still open. `tell_prefill`: it does not know yet.
@@ -89,9 +87,9 @@ class KvReceiver::Work : public LinkOwner {
       if (host == 0 && part.stage == Stage::kWaiting) farewells_.Say(room.server, {id, why});
       Link* const link = loop_.Find(part.link);
       if (link == nullptr) continue;
-      link->DropRun(KeyOf(id, room));
+      link->DropRun(room.key());
       if (part.stage != Stage::kReleased && part.stage != Stage::kRefused) {
-        link->Send(CancelMessage{KeyOf(id, room), why.code(), why.message()});
+        link->Send(CancelMessage{room.key(), why.code(), why.message()});
       }
     }
     ++counters_.rooms_failed;
@@ -104,9 +102,9 @@ class KvReceiver::Work : public LinkOwner {
   // Has the prefill server told that a room is over which has not been opened there.
   void Decline(const std::string& host, int port, const RoomClose& close) {
     if (options_.host > 0) return;
-    const std::string server = AddressOf(host, port);
+    const std::string server = PrefillServers::AddressOf(host, port);
     farewells_.Say(server, close);
-    PrefillHost& at = servers_[server].hosts[0];
+    PrefillServers::Host& at = servers_.At(server, 0);
     Link* const link = at.link == 0 ? nullptr : loop_.Find(at.link);
     if (link != nullptr && link->ready()) {
       farewells_.Send(server, *link, next_ticket_);
@@ -116,43 +114,9 @@ class KvReceiver::Work : public LinkOwner {
   }
 
  private:
-  static std::string AddressOf(const std::string& host, int port) {
-    return host.find(':') == std::string::npos ? Text(host, ":", port)
-                                               : Text("[", host, "]:", port);
-  }
-
-  // Of a room on one prefill host.
-  enum class Stage { kWaiting, kOpening, kAccepted, kDone, kAcked, kReleased, kRefused };
-  struct Part {
-    Stage stage = Stage::kWaiting;
-    uint64_t link = 0;
-    int64_t token_layers = 0;  // received from this host
-  };
-  struct Room {
-    RoomOpen open;
-    uint64_t ticket = 0;
-    std::string server;  // the address of its host 0
-    Deadline until = Deadline::AfterMs(0);
-    bool accepted = false;
-    std::map<int, Part> parts;  // by prefill host
-    ReceivedTokens tokens;
-    int progress = 0;  // events told
-    std::string metadata;
-    bool local_end = false;  // all released
-    std::set<int> reported;
-    std::optional<Clock::time_point> first_run;
-    int64_t bytes = 0;
-  };
-  // A connection to one prefill host.
-  struct PrefillHost {
-    uint64_t link = 0;     // 0: none yet
-    uint64_t attempt = 0;  // to connect, that is under way; 0: none
-    HelloMessage hello;
-    std::unique_ptr<RowIntake> intake = {};  // of the link, once it is ready
-  };
-  struct PrefillServer {
-    std::map<int, PrefillHost> hosts;
-  };
+  using Room = ReceivedRoom;
+  using Part = ReceivedRoom::Part;
+  using Stage = ReceivedRoom::Stage;
   struct LinkPlace {
     std::string server;
     int host = 0;
@@ -169,93 +133,65 @@ class KvReceiver::Work : public LinkOwner {
             .checksum = options_.checksum};
   }
 
-  RoomKey KeyOf(uint64_t id, const Room& room) const { return {id, room.ticket}; }
-
   // The room and its part on this link; null where it is over, so that what comes is late.
   Room* Find(const Link& link, const RoomKey& key, Part*& part) {
     const auto found = rooms_.find(key.room);
     if (found == rooms_.end() || found->second.ticket != key.ticket) return nullptr;
-    for (auto& [host, each] : found->second.parts) {
-      if (each.link != link.id()) continue;
-      part = &each;
-      return &found->second;
-    }
-    return nullptr;
+    part = found->second.PartOf(link.id());
+    return part == nullptr ? nullptr : &found->second;
   }
 
   // Of a link to one.
-  PrefillHost& HostOf(const Link& link) {
+  PrefillServers::Host& HostOf(const Link& link) {
     const LinkPlace& place = places_.at(link.id());
-    return servers_[place.server].hosts[place.host];
+    return servers_.At(place.server, place.host);
   }
 
   // ---- Connecting
 
   // Has the room opened on a prefill host, as far as that is possible now.
-  void Advance(uint64_t id, Room& room, int host) {
+  void Advance(Room& room, int host) {
     Part& part = room.parts[host];
     if (part.stage != Stage::kWaiting) return;
-    PrefillHost& at = servers_[room.server].hosts[host];
+    PrefillServers::Host& at = servers_.At(room.server, host);
     Link* const link = at.link == 0 ? nullptr : loop_.Find(at.link);
     if (link == nullptr && at.attempt == 0) return Connect(room.server, host);
     if (link == nullptr || !link->ready()) return;
     part.stage = Stage::kOpening;
     part.link = at.link;
-    link->Send(OpenMessage{KeyOf(id, room), room.open.prompt_tokens, room.open.skip, room.open.dp,
-                           at.intake->in_memory()});
+    link->Send(
+        OpenMessage{room.key(), room.open.prompt_tokens, room.open.skip, room.open.dp, at.way()});
   }
 
   void Connect(const std::string& server, int host) {
-    PrefillHost& at = servers_[server].hosts[host];
-    std::string address = server;
-    if (host > 0) {
-      const auto& addresses = servers_[server].hosts[0].hello.addresses;
-      if (static_cast<size_t>(host) >= addresses.size()) {
-        return FailAll(server, host, /*waiting=*/true, 0,
-                       Unavailable(Text("the prefill server at ", server,
-                                        " does not say where its host ", host, " is")));
-      }
-      address = addresses[static_cast<size_t>(host)];
-    }
+    const auto address = servers_.AddressAt(server, host);
+    if (!address.ok()) return FailAll(server, host, /*waiting=*/true, 0, address.status());
+    PrefillServers::Host& at = servers_.At(server, host);
     const uint64_t attempt = ++last_attempt_;
     at.attempt = attempt;
     at.link = 0;
-    loop_.Connect(address, Deadline::AfterMs(options_.connect_timeout_ms),
+    loop_.Connect(*address, Deadline::AfterMs(options_.connect_timeout_ms),
                   [this, server, host, attempt](StatusOr<Socket> socket) {
                     OnConnected(server, host, attempt, std::move(socket));
                   });
   }
 
   void OnConnected(const std::string& server, int host, uint64_t attempt, StatusOr<Socket> socket) {
-    PrefillHost& at = servers_[server].hosts[host];
-    if (at.attempt != attempt) return ForgetIfUnused(server);  // to where it no longer is
+    PrefillServers::Host& at = servers_.At(server, host);
+    if (at.attempt != attempt) return servers_.ForgetIfUnused(server);  // to where it no longer is
     at.attempt = 0;
     if (!socket.ok()) {
       ++counters_.peers_lost;
       FailAll(server, host, /*waiting=*/true, 0,
-              Unavailable(
-                  Text("can't reach ", PeerText(server, host), ": ", socket.status().message())));
+              Unavailable(Text("can't reach ", PrefillServers::NameOf(server, host), ": ",
+                               socket.status().message())));
       if (host == 0) farewells_.Forget(server);
-      return ForgetIfUnused(server);
+      return servers_.ForgetIfUnused(server);
     }
     Link& link = loop_.Add(std::move(*socket));
     at.link = link.id();
     places_[link.id()] = {server, host};
     link.Send(Hello(TransferRole::kDecode));
-  }
-
-  // Requests name any address: what nobody answers at must not stay.
-  void ForgetIfUnused(const std::string& server) {
-    const auto found = servers_.find(server);
-    if (found == servers_.end()) return;
-    for (const auto& [host, at] : found->second.hosts) {
-      if (at.link != 0 || at.attempt != 0) return;
-    }
-    servers_.erase(found);
-  }
-
-  static std::string PeerText(const std::string& server, int host) {
-    return Text("host ", host, " of the prefill server at ", server);
   }
 
   // All rooms that wait for a link to this prefill host (`waiting`), or have been opened by `link`
@@ -319,36 +255,35 @@ class KvReceiver::Work : public LinkOwner {
     const auto& [server, host, follower] = place->second;
     if (hello.role != TransferRole::kPrefill || hello.host != host) {
       return InvalidArgument(
-          Text("at the address of ", PeerText(server, host), " is host ", hello.host, " of a ",
-               hello.role == TransferRole::kPrefill ? "prefill" : "decode", " server"));
+          Text("at the address of ", PrefillServers::NameOf(server, host), " is host ", hello.host,
+               " of a ", hello.role == TransferRole::kPrefill ? "prefill" : "decode", " server"));
     }
     CAUSEWAY_RETURN_IF_ERROR(
         Compatible(hello.side, {cache_.shape(), kPage, options_.model}, conversions_.available()));
-    std::map<int, PrefillHost>& hosts = servers_[server].hosts;
+    std::map<int, PrefillServers::Host>& hosts = servers_.Hosts(server);
     if (host > 0 && hello.server != hosts[0].hello.server) {
-      return Unavailable(Text(PeerText(server, host),
+      return Unavailable(Text(PrefillServers::NameOf(server, host),
                               " has another server's identity: one of them "
                               "was started again"));
     }
     if (host == 0) DropOldHosts(server, hello.server);
-    PrefillHost& at = hosts[host];
-    std::unique_ptr<KvCache> memory;
-    if (options_.backend != TransferBackend::kTcp) {
-      auto opened = OpenSharedCache(hello);
-      if (opened.ok()) {
-        memory = std::move(*opened);
-      } else if (options_.backend == TransferBackend::kSharedMemory) {
-        return Unavailable(Text("--disaggregation-transfer-backend shm: ", PeerText(server, host),
-                                ": ", opened.status().message()));
-      }
+    PrefillServers::Host& at = hosts[host];
+    auto memory = ways_.Choose(
+        hello, link.fd(), [this, id = link.id()](const RunInMemoryMessage& run, const auto& rows) {
+          OnRead(id, run, rows);
+        });
+    if (!memory.ok()) {
+      return Status(memory.status().code(),
+                    Text(PrefillServers::NameOf(server, host), ": ", memory.status().message()));
     }
+    at.memory = std::move(*memory);
     at.intake = std::make_unique<RowIntake>(cache_, conversions_, hello.side.shape,
-                                            options_.checksum || hello.checksum, std::move(memory));
+                                            options_.checksum || hello.checksum);
     at.hello = std::move(hello);
     link.set_ready();
     if (host == 0) farewells_.Send(server, link, next_ticket_);
     for (auto& [id, room] : rooms_) {
-      if (room.server == server && room.parts.contains(host)) Advance(id, room, host);
+      if (room.server == server && room.parts.contains(host)) Advance(room, host);
     }
     return Status();
   }
@@ -356,7 +291,7 @@ class KvReceiver::Work : public LinkOwner {
   // A server that was started again: links to its other hosts, and those on their way there, are of
   // its former life.
   void DropOldHosts(const std::string& server, const ServerId& now) {
-    std::map<int, PrefillHost>& hosts = servers_[server].hosts;
+    std::map<int, PrefillServers::Host>& hosts = servers_.Hosts(server);
     const bool same = hosts[0].hello.server == now;
     for (auto& [host, at] : hosts) {
       if (host > 0 && !same) at.attempt = 0;
@@ -373,7 +308,7 @@ class KvReceiver::Work : public LinkOwner {
     Room* const room = Find(link, accepted.key, part);
     if (room == nullptr) return Status();
     const LinkPlace& place = places_[link.id()];
-    const HelloMessage& hello = servers_[place.server].hosts[place.host].hello;
+    const HelloMessage& hello = servers_.At(place.server, place.host).hello;
     if (part->stage != Stage::kOpening || !Range{0, hello.layout.dp}.Contains(accepted.dp)) {
       return InvalidArgument(Text("an ACCEPTED message for group ", accepted.dp, " of ",
                                   hello.layout.dp, " of room ", accepted.key.room));
@@ -391,7 +326,7 @@ class KvReceiver::Work : public LinkOwner {
     for (const int host : hosts) {
       const auto again = rooms_.find(accepted.key.room);
       if (again == rooms_.end()) break;
-      Advance(accepted.key.room, again->second, host);
+      Advance(again->second, host);
     }
     return Status();
   }
@@ -441,7 +376,7 @@ class KvReceiver::Work : public LinkOwner {
     CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, run, part));
     if (room == nullptr || !trailer.valid) return Status();
     RowIntake& intake = *HostOf(link).intake;
-    Arrived(*room, *part, run, intake,
+    Arrived(link, *room, *part, run,
             intake.Finish(run, TokenPages{room->open.pages}, trailer.checksum));
     return Status();
   }
@@ -451,40 +386,46 @@ class KvReceiver::Work : public LinkOwner {
     Part* part = nullptr;
     CAUSEWAY_ASSIGN_OR_RETURN(Room* const room, RoomOfRun(link, message.run, part));
     if (room == nullptr) return Status();
-    RowIntake& intake = *HostOf(link).intake;
-    const Status status =
-        intake.Copy(message.run, message.pages, TokenPages{room->open.pages}, message.checksum);
-    if (status.code() == StatusCode::kInvalidArgument) return status;
-    Arrived(*room, *part, message.run, intake, status);
+    PrefillServers::Host& host = HostOf(link);
+    if (host.memory == nullptr) return InvalidArgument("keys in memory that can't be read");
+    ++part->reading;
+    CAUSEWAY_RETURN_IF_ERROR(host.memory->Read(std::move(message)));
+    link.HoldInput(host.memory->full());
     return Status();
   }
 
+  // A run can be copied; or none will on this link any more.
+  void OnRead(uint64_t from, const RunInMemoryMessage& message,
+              const StatusOr<RemoteMemory::Rows>& rows) {
+    Link* const link = loop_.Find(from);
+    if (link == nullptr) return;
+    if (!rows.ok()) return link->Close(rows.status());
+    PrefillServers::Host& host = HostOf(*link);
+    link->HoldInput(host.memory->full());
+    // The room may be over, and its pages another's: here is the only place where they are written.
+    Part* part = nullptr;
+    Room* room = Find(*link, message.run.key, part);
+    if (room == nullptr) return;
+    --part->reading;
+    Arrived(*link, *room, *part, message.run,
+            host.intake->Copy(message.run, *rows, TokenPages{room->open.pages}, message.checksum));
+    room = Find(*link, message.run.key, part);
+    if (room == nullptr || part->reading > 0 || !part->done) return;
+    const DoneMessage done = *std::exchange(part->done, std::nullopt);
+    PartDone(*room, *part, places_[from].host, done);
+  }
+
   // Notes a run that is in its place, or fails its room.
-  void Arrived(Room& room, Part& part, const RunHeader& run, const RowIntake& intake,
-               Status status) {
-    if (status.ok()) {
-      if (const auto twice = room.tokens.Add(run.layer, run.tokens())) {
-        status = InternalError(Text("layer ", run.layer, " of token ", *twice, " came twice"));
-      }
-    }
+  void Arrived(const Link& link, Room& room, Part& part, const RunHeader& run, Status status) {
+    const PrefillServers::Host& host = HostOf(link);
+    const int64_t bytes = host.intake->RunBytes(run.count);
+    if (status.ok()) status = room.Add(part, run, bytes);
     if (!status.ok()) {
       return Fail(run.key.room,
                   Status(status.code(), Text("room ", run.key.room, ": ", status.message())));
     }
-    const int64_t bytes = intake.RunBytes(run.count);
-    part.token_layers += run.count;
-    room.bytes += bytes;
-    if (!room.first_run) room.first_run = Clock::now();
-    ++counters_.runs;
-    counters_.bytes += bytes;
-    if (intake.in_memory()) counters_.shared_memory_bytes += bytes;
-    const int64_t step = kProgressEvents * room.tokens.received() / room.tokens.total();
-    if (step <= room.progress) return;
-    room.progress = static_cast<int>(step);
-    Tell({.kind = ReceiverEvent::Kind::kProgress,
-          .room = run.key.room,
-          .share = static_cast<double>(room.tokens.received()) /
-                   static_cast<double>(room.tokens.total())});
+    counters_.Count(host.way(), bytes);
+    if (const auto progress = room.Progress()) Tell(*progress);
   }
 
   // ---- Ends
@@ -498,31 +439,30 @@ class KvReceiver::Work : public LinkOwner {
     if (part->stage != Stage::kAccepted) {
       return InvalidArgument(Text("a DONE message of room ", id, " at the wrong time"));
     }
-    part->stage = Stage::kDone;
     room->until = Deadline::AfterMs(options_.waiting_timeout_ms);
-    const int host = places_[link.id()].host;
-    if (done.token_layers != part->token_layers) {
-      Fail(id, InternalError(Text("room ", id, ": prefill host ", host, " has sent ",
-                                  done.token_layers, " tokens, counted once a layer, and ",
-                                  part->token_layers, " have come")));
-      return Status();
+    if (part->done) return InvalidArgument(Text("a second DONE message of room ", id));
+    if (part->reading > 0) {
+      part->done = std::move(done);
+    } else {
+      PartDone(*room, *part, places_[link.id()].host, done);
     }
-    if (host == 0) room->metadata = std::move(done.metadata);
-    for (const auto& [other, each] : room->parts) {
-      if (each.stage != Stage::kDone) return Status();
-    }
-    if (!room->tokens.complete()) {
-      const auto [layer, token] = room->tokens.FirstMissing();
-      Fail(id,
-           InternalError(Text("room ", id, ": all prefill hosts have sent their keys, but layer ",
-                              layer, " of token ", token, " is not among them")));
-      return Status();
-    }
-    for (auto& [other, each] : room->parts) {
+    return Status();
+  }
+
+  // All keys that a prefill host has named are in their places.
+  void PartDone(Room& room, Part& part, int host, const DoneMessage& done) {
+    part.stage = Stage::kDone;
+    const uint64_t id = done.key.room;
+    const Status counted = room.CheckDone(host, part, done);
+    if (!counted.ok()) return Fail(id, counted);
+    if (host == 0) room.metadata = done.metadata;
+    if (!room.AllAt(Stage::kDone)) return;
+    const Status complete = room.CheckComplete();
+    if (!complete.ok()) return Fail(id, complete);
+    for (auto& [other, each] : room.parts) {
       each.stage = Stage::kAcked;
       if (Link* const to = loop_.Find(each.link)) to->Send(AckMessage{done.key});
     }
-    return Status();
   }
 
   Status OnReleased(Link& link, const std::string& body) {
@@ -534,9 +474,7 @@ class KvReceiver::Work : public LinkOwner {
       return InvalidArgument(Text("a RELEASED message of room ", released.key.room, " too early"));
     }
     part->stage = Stage::kReleased;
-    room->local_end = std::all_of(room->parts.begin(), room->parts.end(), [](const auto& each) {
-      return each.second.stage == Stage::kReleased;
-    });
+    room->local_end = room->AllAt(Stage::kReleased);
     if (room->local_end) room->until = Deadline::AfterMs(options_.waiting_timeout_ms);
     CompleteIfAll(released.key.room);
     return Status();
@@ -568,13 +506,7 @@ class KvReceiver::Work : public LinkOwner {
         if (host != 0 && !room.reported.contains(host)) return;
       }
     }
-    ReceiverEvent event{.kind = ReceiverEvent::Kind::kCompleted,
-                        .room = id,
-                        .metadata = std::move(room.metadata),
-                        .bytes = room.bytes};
-    if (room.first_run) {
-      event.seconds = std::chrono::duration<double>(Clock::now() - *room.first_run).count();
-    }
+    const ReceiverEvent event = room.Completed();
     ++counters_.rooms_completed;
     counters_.completed_bytes += room.bytes;
     counters_.completed_ns += static_cast<int64_t>(event.seconds * 1e9);
@@ -608,17 +540,19 @@ class KvReceiver::Work : public LinkOwner {
       for (const uint64_t id : ids) Fail(id, status);
       return;
     }
-    PrefillHost& at = servers_[place.server].hosts[place.host];
+    PrefillServers::Host& at = servers_.At(place.server, place.host);
     const bool current = at.link == link.id();
     if (current) {
       at.link = 0;
       at.intake = nullptr;
+      at.memory = nullptr;
     }
     // A refusal keeps its own code; all else is a peer that is gone.
-    const std::string text = Text("lost ", PeerText(place.server, place.host), ": ", why.message());
+    const std::string text =
+        Text("lost ", PrefillServers::NameOf(place.server, place.host), ": ", why.message());
     FailAll(place.server, place.host, /*waiting=*/current, link.id(),
             why.code() == StatusCode::kInvalidArgument ? InvalidArgument(text) : Unavailable(text));
-    ForgetIfUnused(place.server);
+    servers_.ForgetIfUnused(place.server);
   }
 
   // Gives a room more time whose keys wait for those of older rooms, which still come.
@@ -641,14 +575,7 @@ class KvReceiver::Work : public LinkOwner {
       }
     }
     for (const uint64_t id : late) {
-      const Room& room = rooms_[id];
-      Fail(id, DeadlineExceeded(
-                   !room.accepted
-                       ? Text("the prefill server at ", room.server, " did not take room ", id,
-                              " within ", options_.bootstrap_timeout_ms, " ms")
-                       : Text("room ", id, ": nothing came for ", options_.waiting_timeout_ms,
-                              " ms; ", room.tokens.received(), " of ", room.tokens.total(),
-                              " tokens, counted once a layer, are there")));
+      Fail(id, rooms_[id].LateStatus(options_.bootstrap_timeout_ms, options_.waiting_timeout_ms));
     }
     return next_ms;
   }
@@ -665,7 +592,8 @@ class KvReceiver::Work : public LinkOwner {
   TransferCounters counters_;
 
   std::unordered_map<uint64_t, Room> rooms_;
-  std::map<std::string, PrefillServer> servers_;  // by the address of host 0
+  WayTaker ways_;
+  PrefillServers servers_;
   Farewells farewells_;
   std::unordered_map<uint64_t, LinkPlace> places_;  // by link
   uint64_t last_attempt_ = 0;
@@ -687,8 +615,10 @@ StatusOr<std::unique_ptr<KvReceiver>> KvReceiver::Make(
   if (options.layout.hosts > 1 && options.host == 0) {
     CAUSEWAY_ASSIGN_OR_RETURN(listener, ListenAt(options.listen));
   }
-  return std::unique_ptr<KvReceiver>(new KvReceiver(std::make_unique<Work>(
-      complete, cache, std::move(conversions), std::move(on_event), std::move(listener))));
+  auto work = std::make_unique<Work>(complete, cache, std::move(conversions), std::move(on_event),
+                                     std::move(listener));
+  CAUSEWAY_RETURN_IF_ERROR(work->Check());
+  return std::unique_ptr<KvReceiver>(new KvReceiver(std::move(work)));
 }
 
 int KvReceiver::port() const { return work_->port(); }

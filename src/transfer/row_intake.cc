@@ -54,22 +54,16 @@ Status RowIntake::Finish(const RunHeader& run, const TokenPages& pages, uint64_t
   return Status();
 }
 
-Status RowIntake::Copy(const RunHeader& run, std::span<const int32_t> source,
+Status RowIntake::Copy(const RunHeader& run, const RemoteMemory::Rows& source,
                        const TokenPages& pages, uint64_t checksum) {
-  if (memory_ == nullptr) return InvalidArgument("keys in shared memory that is not mapped");
-  for (const int32_t page : source) {
-    if (page < 0 || page >= memory_->pages()) {
-      return InvalidArgument(Text("keys in page ", page, " of ", memory_->pages()));
-    }
-  }
-  const TokenPages from{source, run.first / kPage};
+  const auto& [memory, layer, from] = source;
   if (from_ == cache_.shape() && !checks_) {
-    CopyRun(*memory_, from, cache_, pages, run.layer, run.tokens());
+    CopyRun(memory, layer, from, cache_, run.layer, pages, run.tokens());
     return Status();
   }
   // What is checked or converted is a copy: the other process may write to its pages meanwhile.
   const std::vector<iovec> places = Place(run, pages);
-  const std::vector<iovec> theirs = LatentPieces(*memory_, run.layer, from, run.tokens());
+  const std::vector<iovec> theirs = LatentPieces(memory, layer, from, run.tokens());
   if (same_latents()) {  // piece by piece: pages have the same borders
     for (size_t i = 0; i < theirs.size(); ++i) {
       std::memcpy(places[i].iov_base, theirs[i].iov_base, theirs[i].iov_len);
@@ -81,7 +75,7 @@ Status RowIntake::Copy(const RunHeader& run, std::span<const int32_t> source,
       to += piece.iov_len;
     }
   }
-  LoadIndexRows(*memory_, run.layer, from, run.tokens(), index_rows(run));
+  LoadIndexRows(memory, layer, from, run.tokens(), index_rows(run));
   return Finish(run, pages, checksum);
 }
 

@@ -12,25 +12,21 @@
 #include "base/status.h"
 #include "cache/kv_cache.h"
 #include "transfer/messages.h"
+#include "transfer/remote_memory.h"
 #include "transfer/rows.h"
 
 namespace causeway {
 
-// Keys come as rows of a run, for which Place tells where to receive them, or in memory that is
-// mapped. One run at a time: Place, then Finish, or neither.
+// Keys come as rows of a run, for which Place tells where to receive them, or lie in memory. One
+// run at a time: Place, then Finish, or neither.
 class RowIntake {
  public:
   // from: the prefill host's shape, whose types `conversions` turn into the cache's where they
-  // differ. checks: runs have checksums. memory: of the prefill host; null where rows come.
+  // differ. checks: runs have checksums.
   RowIntake(const KvCache& cache, const RowConversions& conversions, const KvShape& from,
-            bool checks, std::unique_ptr<KvCache> memory)
-      : cache_(cache),
-        conversions_(conversions),
-        from_(from),
-        checks_(checks),
-        memory_(std::move(memory)) {}
+            bool checks)
+      : cache_(cache), conversions_(conversions), from_(from), checks_(checks) {}
 
-  bool in_memory() const { return memory_ != nullptr; }
   int64_t RunBytes(int64_t count) const {
     return count * (from_.latent_bytes() + from_.index_bytes());
   }
@@ -41,8 +37,8 @@ class RowIntake {
   // They are there. Stores what is not in its place yet. An error: they are damaged.
   Status Finish(const RunHeader& run, const TokenPages& pages, uint64_t checksum);
 
-  // Both at once, from pages of the mapped memory; kInvalidArgument where it has no such pages.
-  Status Copy(const RunHeader& run, std::span<const int32_t> source, const TokenPages& pages,
+  // Both at once, from memory that holds them as the prefill host's cache does.
+  Status Copy(const RunHeader& run, const RemoteMemory::Rows& source, const TokenPages& pages,
               uint64_t checksum);
 
  private:
@@ -55,7 +51,6 @@ class RowIntake {
   const RowConversions& conversions_;
   const KvShape from_;
   const bool checks_;
-  const std::unique_ptr<KvCache> memory_;
 
   std::vector<iovec> latents_;  // where those of the run are
   std::string rows_;            // of the run: latents where their type changes, index keys

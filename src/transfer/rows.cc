@@ -87,25 +87,25 @@ void StoreIndexRows(const KvCache& cache, int64_t layer, const TokenPages& pages
   });
 }
 
-void CopyRun(const KvCache& from, const TokenPages& from_pages, const KvCache& to,
-             const TokenPages& to_pages, int64_t layer, Range tokens) {
+void CopyRun(const KvCache& from, int64_t from_layer, const TokenPages& from_pages,
+             const KvCache& to, int64_t to_layer, const TokenPages& to_pages, Range tokens) {
   const int64_t latent = from.shape().latent_bytes();
   const int64_t index = from.shape().index_bytes();
   std::vector<char> rows;
   ForPages(from_pages, tokens, [&](int32_t page, int64_t slot, Range part) {
     const int32_t to_page = to_pages.PageOf(part.begin);
-    std::memcpy(static_cast<char*>(to.LatentPage(layer, to_page)) + slot * latent,
-                static_cast<const char*>(from.LatentPage(layer, page)) + slot * latent,
+    std::memcpy(static_cast<char*>(to.LatentPage(to_layer, to_page)) + slot * latent,
+                static_cast<const char*>(from.LatentPage(from_layer, page)) + slot * latent,
                 static_cast<size_t>(part.size() * latent));
     if (index == 0) return;
     if (part.size() == kPage) {  // a whole panel
-      std::memcpy(to.IndexPage(layer, to_page), from.IndexPage(layer, page),
+      std::memcpy(to.IndexPage(to_layer, to_page), from.IndexPage(from_layer, page),
                   static_cast<size_t>(kPage * index));
       return;
     }
     rows.resize(static_cast<size_t>(kPage * index));
-    from.LoadIndexKeys(layer, page, slot, slot + part.size(), rows.data());
-    to.StoreIndexKeys(layer, to_page, slot, slot + part.size(), rows.data());
+    from.LoadIndexKeys(from_layer, page, slot, slot + part.size(), rows.data());
+    to.StoreIndexKeys(to_layer, to_page, slot, slot + part.size(), rows.data());
   });
 }
 

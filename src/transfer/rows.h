@@ -41,8 +41,8 @@ void StoreIndexRows(const KvCache& cache, int64_t layer, const TokenPages& pages
                     const char* rows);
 
 // From one cache to another of the same types, without a copy between.
-void CopyRun(const KvCache& from, const TokenPages& from_pages, const KvCache& to,
-             const TokenPages& to_pages, int64_t layer, Range tokens);
+void CopyRun(const KvCache& from, int64_t from_layer, const TokenPages& from_pages,
+             const KvCache& to, int64_t to_layer, const TokenPages& to_pages, Range tokens);
 
 // A number that differs (but for one chance in 2^64) where a bit of the rows does, or their order.
 // latents: pieces of whole rows; index_rows: dense.

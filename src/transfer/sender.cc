@@ -1,7 +1,6 @@
 #include "transfer/sender.h"
 
 #include <algorithm>
-#include <deque>
 #include <limits>
 #include <map>
 #include <random>
@@ -9,18 +8,18 @@
 #include <unordered_map>
 
 #include "kernels/op_table.h"
+#include "transfer/ended_rooms.h"
 #include "transfer/link_loop.h"
 #include "transfer/reporter.h"
 #include "transfer/rows.h"
-#include "transfer/shared_cache.h"
+#include "transfer/sent_room.h"
+#include "transfer/ways.h"
 
 namespace causeway {
 namespace {
 
 // Rooms opened by decode servers for which no request has come; more are refused.
 constexpr size_t kMostRooms = 65'536;
-// Ended rooms that are remembered, so that who opens one of them late is told at once.
-constexpr size_t kEndedRooms = 4096;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 using Clock = Deadline::Clock;
@@ -30,13 +29,13 @@ using Clock = Deadline::Clock;
 // What the transfer thread owns; see LinkLoop for the lock.
 class KvSender::Work : public LinkOwner {
  public:
-  Work(const TransferOptions& options, const KvCache& cache,
+  Work(const TransferOptions& options, const KvCache& cache, std::unique_ptr<OfferedWays> ways,
        std::function<void(const SenderEvent&)> on_event, Socket listener)
       : options_(options),
         cache_(cache),
         on_event_(std::move(on_event)),
         port_(PortOf(listener)),
-        offer_(cache),
+        ways_(std::move(ways)),
         random_(options.failure_seed),
         loop_(*this, options.link, std::move(listener)),
         reporter_(loop_, Hello(TransferRole::kFollower)) {
@@ -59,14 +58,14 @@ class KvSender::Work : public LinkOwner {
     if (std::find(hosts.begin(), hosts.end(), options_.host) == hosts.end()) return Status();
     Room& room = rooms_[id];
     if (room.expected) return InvalidArgument(Text("room ", id, " is in use by another request"));
-    ended_.erase(id);
+    ended_.Erase(id);
     room.expected = true;
     room.prompt_tokens = prompt_tokens;
     room.dp = dp;
     room.until = Deadline::AfterMs(options_.bootstrap_timeout_ms);
-    if (const auto declined = declined_.find(id); declined != declined_.end()) {
-      const Status why = declined->second;
-      declined_.erase(declined);
+    if (const Status* const declined = declined_.Find(id); declined != nullptr) {
+      const Status why = *declined;
+      declined_.Erase(id);
       Fail(id, why);
       return Status();
     }
@@ -131,45 +130,8 @@ class KvSender::Work : public LinkOwner {
   }
 
  private:
-  struct Written {
-    int32_t layer = 0;
-    Range tokens;
-  };
-  // A room as one decode host has opened it.
-  struct Opening {
-    uint64_t link = 0;
-    uint64_t order = 0;  // of opening, on all links: older ones are sent first
-    RoomKey key;
-    ServerId server;
-    int host = 0;
-    int dp = 0;
-    int64_t prompt_tokens = 0;
-    int64_t skip = 0;
-    bool shared_memory = false;
-    bool accepted = false;
-    size_t next = 0;        // of Room::written
-    int64_t next_sent = 0;  // of its tokens
-    int64_t token_layers = 0;
-    bool done = false;
-    bool acked = false;
-  };
-  struct Room {
-    bool expected = false;  // by the engine; else only opened by a decode host
-    int64_t prompt_tokens = 0;
-    int dp = 0;
-    Deadline until = Deadline::AfterMs(0);
-    bool opened = false;  // by all hosts
-    bool begun = false;
-    std::vector<int32_t> pages;
-    std::vector<Written> written;
-    bool finished = false;
-    std::string metadata;
-    std::list<Opening> openings;
-    bool all_acked = false;
-    std::set<int> reported;  // other hosts of this server that have ended it well
-    std::optional<Clock::time_point> first_run;
-    int64_t bytes = 0;
-  };
+  using Room = SentRoom;
+  using Opening = SentRoom::Opening;
   struct Peer {
     HelloMessage hello;
     std::map<uint64_t, uint64_t> active;  // rooms with something to send, by their order
@@ -184,7 +146,7 @@ class KvSender::Work : public LinkOwner {
                        .pages = cache_.pages(),
                        .checksum = options_.checksum};
     if (options_.host == 0) hello.addresses = addresses_;
-    if (options_.backend != TransferBackend::kTcp) hello.memory = offer_.handle();
+    ways_->WriteTo(hello);
     return hello;
   }
 
@@ -256,17 +218,16 @@ class KvSender::Work : public LinkOwner {
       link.Send(RefusedMessage{open.key, code, why});
       return Status();
     };
-    if (const auto old = ended_.find(id); old != ended_.end()) {
-      return refuse(old->second.ok() ? StatusCode::kInvalidArgument : old->second.code(),
-                    Text("room ", id,
-                         " is over: ", old->second.ok() ? "it was sent" : old->second.message()));
+    if (const Status* const old = ended_.Find(id); old != nullptr) {
+      return refuse(old->ok() ? StatusCode::kInvalidArgument : old->code(),
+                    Text("room ", id, " is over: ", old->ok() ? "it was sent" : old->message()));
     }
     if (rooms_.size() >= kMostRooms && !rooms_.contains(id)) {
       return refuse(StatusCode::kUnavailable, "too many rooms wait on the prefill server");
     }
-    if (open.shared_memory &&
-        (options_.backend == TransferBackend::kTcp || cache_.latents_fd() < 0)) {
-      return refuse(StatusCode::kInvalidArgument, "this prefill server has no shared memory");
+    if (!ways_->Has(open.backend)) {
+      return refuse(StatusCode::kInvalidArgument,
+                    Text("this prefill server sends no keys by ", NameOf(open.backend)));
     }
     const auto [found, is_new] = rooms_.try_emplace(id);
     Room& room = found->second;
@@ -290,7 +251,7 @@ class KvSender::Work : public LinkOwner {
                              .dp = open.dp,
                              .prompt_tokens = open.prompt_tokens,
                              .skip = open.skip,
-                             .shared_memory = open.shared_memory});
+                             .backend = open.backend});
     if (room.expected) Accept(id, room, room.openings.back());
     return Status();
   }
@@ -325,7 +286,7 @@ class KvSender::Work : public LinkOwner {
     CAUSEWAY_ASSIGN_OR_RETURN(const AckMessage ack, Decode<AckMessage>(body));
     const auto found = rooms_.find(ack.key.room);
     Opening* const opening =
-        found == rooms_.end() ? nullptr : OpeningOf(found->second, link, ack.key);
+        found == rooms_.end() ? nullptr : found->second.Find(link.id(), ack.key);
     if (opening == nullptr) {
       // The fence: what has been copied may be another request's by now.
       link.Send(CancelMessage{ack.key, StatusCode::kCancelled,
@@ -351,7 +312,7 @@ class KvSender::Work : public LinkOwner {
       return Status();
     }
     Room& room = found->second;
-    Opening* const opening = OpeningOf(room, link, cancel.key);
+    Opening* const opening = room.Find(link.id(), cancel.key);
     // It may be late, of an earlier opening; or of a room that its decode server never opens.
     if (opening == nullptr && !room.openings.empty()) return Status();
     if (room.expected) {
@@ -446,18 +407,8 @@ class KvSender::Work : public LinkOwner {
       }
     }
     for (const uint64_t id : late) {
-      const Room& room = rooms_[id];
-      if (!room.expected) {
-        Fail(id, DeadlineExceeded(Text("no request for room ", id,
-                                       " came to the prefill server within ",
-                                       options_.bootstrap_timeout_ms, " ms")));
-      } else if (!room.opened) {
-        Fail(id, DeadlineExceeded(Text("no decode server opened room ", id, " within ",
-                                       options_.bootstrap_timeout_ms, " ms")));
-      } else {
-        Fail(id, DeadlineExceeded(Text("room ", id, " was not taken by the decode server within ",
-                                       options_.waiting_timeout_ms, " ms")));
-      }
+      Fail(id,
+           rooms_[id].LateStatus(id, options_.bootstrap_timeout_ms, options_.waiting_timeout_ms));
     }
     return next_ms;
   }
@@ -480,12 +431,7 @@ class KvSender::Work : public LinkOwner {
     while (!active.empty()) {
       const auto [order, id] = *active.begin();
       const auto found = rooms_.find(id);
-      Opening* opening = nullptr;
-      if (found != rooms_.end()) {
-        for (Opening& each : found->second.openings) {
-          if (each.order == order) opening = &each;
-        }
-      }
+      Opening* const opening = found == rooms_.end() ? nullptr : found->second.Find(order);
       if (opening != nullptr && SendNext(id, found->second, *opening, link)) return;
       active.erase(order);
     }
@@ -493,30 +439,18 @@ class KvSender::Work : public LinkOwner {
 
   // Sends the next run, or the end; false if there is nothing to send for now.
   bool SendNext(uint64_t id, Room& room, Opening& opening, Link& link) {
-    while (opening.next < room.written.size()) {
-      const Written& written = room.written[opening.next];
-      const Range left = {std::max({written.tokens.begin, opening.skip, opening.next_sent}),
-                          written.tokens.end};
-      if (left.size() <= 0) {
-        ++opening.next;
-        opening.next_sent = 0;
-        continue;
-      }
+    const int64_t row = cache_.shape().latent_bytes() + cache_.shape().index_bytes();
+    const auto next =
+        room.Next(opening, std::clamp<int64_t>(options_.run_tokens, 1, kMaxRunBytes / row));
+    if (next) {
       if (options_.failure_probability > 0 &&
           std::uniform_real_distribution<double>()(random_) < options_.failure_probability) {
-        Fail(id, InternalError(Text("room ", id, ": a run of layer ", written.layer,
+        Fail(id, InternalError(Text("room ", id, ": a run of layer ", next->layer,
                                     " failed on purpose (CAUSEWAY_TEST_DISAGG_FAILURE_PROB)")));
         return link.HasOutput();
       }
-      const int64_t row = cache_.shape().latent_bytes() + cache_.shape().index_bytes();
-      const int64_t most = std::clamp<int64_t>(options_.run_tokens, 1, kMaxRunBytes / row);
-      Range part = {left.begin, std::min(left.end, left.begin + most)};
-      // Cut at the border of a page, where whole panels can be copied.
-      if (part.end < left.end && part.end / kPage * kPage > part.begin) {
-        part.end = part.end / kPage * kPage;
-      }
-      SendRun(room, opening, link, written.layer, part);
-      opening.next_sent = part.end;
+      SendRun(room, opening, link, next->layer, next->tokens);
+      opening.next_sent = next->tokens.end;
       return true;
     }
     if (!room.finished || opening.done) return false;
@@ -534,7 +468,7 @@ class KvSender::Work : public LinkOwner {
     std::vector<iovec> latents;
     std::string index_rows;
     uint64_t checksum = 0;
-    if (checks || !opening.shared_memory) {
+    if (checks || opening.by_tcp()) {
       latents = LatentPieces(cache_, layer, pages, part);
       index_rows.resize(static_cast<size_t>(part.size() * shape.index_bytes()));
       LoadIndexRows(cache_, layer, pages, part, index_rows.data());
@@ -543,31 +477,19 @@ class KvSender::Work : public LinkOwner {
       checksum = ChecksumOf(latents, shape.latent_bytes(), index_rows.data(), shape.index_bytes(),
                             part.size());
     }
-    if (opening.shared_memory) {
-      RunInMemoryMessage message{.run = header, .checksum = checksum, .pages = {}};
-      message.pages.assign(room.pages.begin() + part.begin / kPage,
-                           room.pages.begin() + (part.end - 1) / kPage + 1);
-      link.Send(message);
-    } else {
+    if (opening.by_tcp()) {
       link.SendRun(header, std::move(latents), std::move(index_rows), checksum);
+    } else {
+      link.Send(RunInMemoryMessage{header, checksum, room.PagesOf(part)});
     }
     const int64_t bytes = part.size() * (shape.latent_bytes() + shape.index_bytes());
     opening.token_layers += part.size();
     room.bytes += bytes;
     if (!room.first_run) room.first_run = Clock::now();
-    ++counters_.runs;
-    counters_.bytes += bytes;
-    if (opening.shared_memory) counters_.shared_memory_bytes += bytes;
+    counters_.Count(opening.backend, bytes);
   }
 
   // ---- Ends
-
-  static Opening* OpeningOf(Room& room, const Link& link, const RoomKey& key) {
-    for (Opening& each : room.openings) {
-      if (each.link == link.id() && each.key == key) return &each;
-    }
-    return nullptr;
-  }
 
   void EndIfComplete(uint64_t id) {
     const Room& room = rooms_[id];
@@ -602,24 +524,14 @@ class KvSender::Work : public LinkOwner {
       Tell(event);
     }
     if (room.expected || !status.ok()) {
-      ended_[id] = status;
-      ended_order_.push_back(id);
-      if (ended_order_.size() > kEndedRooms) {
-        ended_.erase(ended_order_.front());
-        ended_order_.pop_front();
-      }
+      ended_.Set(id, status);
     }
     rooms_.erase(found);
   }
 
   // A decode server does not want the room of a request that is still to come.
   void Decline(uint64_t id, const Status& why) {
-    if (ended_.contains(id) || !declined_.emplace(id, why).second) return;
-    declined_order_.push_back(id);
-    if (declined_order_.size() > kEndedRooms) {
-      declined_.erase(declined_order_.front());
-      declined_order_.pop_front();
-    }
+    if (ended_.Find(id) == nullptr && declined_.Find(id) == nullptr) declined_.Set(id, why);
   }
 
   void Tell(const SenderEvent& event) {
@@ -632,17 +544,15 @@ class KvSender::Work : public LinkOwner {
   const KvCache& cache_;
   const std::function<void(const SenderEvent&)> on_event_;
   const int port_;
-  const SharedCacheOffer offer_;
+  const std::unique_ptr<OfferedWays> ways_;
   TransferCounters counters_;
 
   std::mt19937_64 random_;
   std::vector<std::string> addresses_;
   std::unordered_map<uint64_t, Room> rooms_;
   std::unordered_map<uint64_t, Peer> peers_;  // by link
-  std::unordered_map<uint64_t, Status> ended_;
-  std::deque<uint64_t> ended_order_;
-  std::unordered_map<uint64_t, Status> declined_;
-  std::deque<uint64_t> declined_order_;
+  EndedRooms ended_;                          // so that who opens one of them late is told at once
+  EndedRooms declined_;                       // by their decode server, before their request came
   uint64_t next_order_ = 1;
 
   LinkLoop loop_;
@@ -657,12 +567,11 @@ StatusOr<std::unique_ptr<KvSender>> KvSender::Make(
     std::function<void(const SenderEvent&)> on_event) {
   TransferOptions complete = options;
   if (complete.server.empty()) complete.server = ServerId::Random();
-  if (complete.backend == TransferBackend::kSharedMemory && cache.latents_fd() < 0) {
-    return InvalidArgument("--disaggregation-transfer-backend shm needs a cache in shared memory");
-  }
   CAUSEWAY_ASSIGN_OR_RETURN(Socket listener, ListenAt(options.listen));
-  return std::unique_ptr<KvSender>(new KvSender(
-      std::make_unique<Work>(complete, cache, std::move(on_event), std::move(listener))));
+  CAUSEWAY_ASSIGN_OR_RETURN(std::unique_ptr<OfferedWays> ways,
+                            OfferedWays::Make(complete.backend, cache, listener));
+  return std::unique_ptr<KvSender>(new KvSender(std::make_unique<Work>(
+      complete, cache, std::move(ways), std::move(on_event), std::move(listener))));
 }
 
 int KvSender::port() const { return work_->port(); }

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "kernels/op_table.h"
 #include "net/socket.h"
 
 namespace causeway {
@@ -20,6 +21,24 @@ StatusOr<Socket> OpenOf(int64_t pid, int fd) {
   return opened;
 }
 
+// What is mapped need not be read before it is copied.
+class MappedCache : public RemoteMemory {
+ public:
+  MappedCache(std::unique_ptr<KvCache> cache, OnRead on_read)
+      : RemoteMemory(cache->pages(), std::move(on_read)), cache_(std::move(cache)) {}
+
+  TransferBackend backend() const override { return TransferBackend::kSharedMemory; }
+  bool full() const override { return false; }
+
+ private:
+  Status DoRead(RunInMemoryMessage run) override {
+    on_read()(run, Rows{*cache_, run.run.layer, {run.pages, run.run.first / kPage}});
+    return Status();
+  }
+
+  const std::unique_ptr<KvCache> cache_;
+};
+
 }  // namespace
 
 SharedCacheOffer::SharedCacheOffer(const KvCache& cache) {
@@ -33,7 +52,8 @@ SharedCacheOffer::SharedCacheOffer(const KvCache& cache) {
   std::memcpy(proof_.data(), &handle_.proof, sizeof(ServerId));
 }
 
-StatusOr<std::unique_ptr<KvCache>> OpenSharedCache(const HelloMessage& hello) {
+StatusOr<std::unique_ptr<RemoteMemory>> OpenSharedCache(const HelloMessage& hello,
+                                                        RemoteMemory::OnRead on_read) {
   const MemoryHandle& handle = hello.memory;
   if (handle.pid <= 0) return Unavailable("the prefill host offers no shared memory");
   // First of all that this is the process: its number may be another one's here.
@@ -47,7 +67,10 @@ StatusOr<std::unique_ptr<KvCache>> OpenSharedCache(const HelloMessage& hello) {
   if (hello.side.shape.index_bytes() > 0) {
     CAUSEWAY_ASSIGN_OR_RETURN(index_keys, OpenOf(handle.pid, handle.index_keys_fd));
   }
-  return KvCache::OpenShared(hello.side.shape, hello.pages, latents.fd(), index_keys.fd());
+  CAUSEWAY_ASSIGN_OR_RETURN(
+      std::unique_ptr<KvCache> cache,
+      KvCache::OpenShared(hello.side.shape, hello.pages, latents.fd(), index_keys.fd()));
+  return std::unique_ptr<RemoteMemory>(new MappedCache(std::move(cache), std::move(on_read)));
 }
 
 }  // namespace causeway

@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "cache/kv_cache.h"
 #include "transfer/messages.h"
+#include "transfer/remote_memory.h"
 
 namespace causeway {
 
@@ -24,6 +25,7 @@ class SharedCacheOffer {
 
 // The cache of the host that said `hello`. The error says why it can't be mapped: it is on another
 // machine, of another user, behind another process namespace, or offers none.
-StatusOr<std::unique_ptr<KvCache>> OpenSharedCache(const HelloMessage& hello);
+StatusOr<std::unique_ptr<RemoteMemory>> OpenSharedCache(const HelloMessage& hello,
+                                                        RemoteMemory::OnRead on_read);
 
 }  // namespace causeway

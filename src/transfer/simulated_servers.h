@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -17,8 +18,32 @@
 #include "transfer/rank_map.h"
 #include "transfer/receiver.h"
 #include "transfer/sender.h"
+#include "transfer/ucx_memory.h"
 
 namespace causeway {
+
+// Why keys can't go by UCX here; ok: they can.
+inline Status UcxProblem() {
+  static const Status problem =
+      UcxReader::Make([](const std::function<void()>&) {}, 1'000).status();
+  return problem;
+}
+
+// All that can be tried here; says what can't.
+inline std::vector<TransferBackend> AllBackends() {
+  std::vector<TransferBackend> backends = {TransferBackend::kTcp, TransferBackend::kSharedMemory};
+  if (UcxProblem().ok()) {
+    backends.push_back(TransferBackend::kUcx);
+  } else {
+    std::cout << "[  SKIPPED ] ucx: " << UcxProblem().message() << "\n";
+  }
+  return backends;
+}
+
+// The message in which keys go.
+inline MessageType RunTypeOf(TransferBackend backend) {
+  return backend == TransferBackend::kTcp ? MessageType::kRun : MessageType::kRunInMemory;
+}
 
 // The events of all rooms of one side, by any thread.
 template <typename Event>

@@ -68,16 +68,14 @@ TEST(TransferFaults, AtAnyMessageOfEitherSideEndTheRoomOnBothInTimeAndLaterRooms
   const MessageType of_prefill[] = {MessageType::kHello, MessageType::kAccepted, MessageType::kRun,
                                     MessageType::kDone, MessageType::kReleased};
   const MessageType of_decode[] = {MessageType::kHello, MessageType::kOpen, MessageType::kAck};
-  for (const TransferBackend backend : {TransferBackend::kTcp, TransferBackend::kSharedMemory}) {
+  for (const TransferBackend backend : AllBackends()) {
     for (const Action action : {Action::kDrop, Action::kClose, Action::kStall}) {
       for (const bool on_prefill : {true, false}) {
         std::vector<MessageType> types(std::begin(of_decode), std::end(of_decode));
         if (on_prefill) types.assign(std::begin(of_prefill), std::end(of_prefill));
         for (MessageType type : types) {
-          if (type == MessageType::kRun && backend == TransferBackend::kSharedMemory) {
-            type = MessageType::kRunInMemory;
-          }
-          const bool run = type == MessageType::kRun || type == MessageType::kRunInMemory;
+          const bool run = type == MessageType::kRun;
+          if (run) type = RunTypeOf(backend);
           const std::string name =
               Text(NameOf(backend), " ", NameOf(type), on_prefill ? " of prefill" : " of decode",
                    " action ", static_cast<int>(action));
@@ -109,13 +107,12 @@ TEST(TransferFaults, AtAnyMessageOfEitherSideEndTheRoomOnBothInTimeAndLaterRooms
 }
 
 TEST(TransferFaults, DamagedKeysFailTheRoomAndAreNamed) {
-  for (const TransferBackend backend : {TransferBackend::kTcp, TransferBackend::kSharedMemory}) {
+  for (const TransferBackend backend : AllBackends()) {
     SimulatedOptions options = QuickServer();
     options.transfer.backend = backend;
     DecodeServer decode(options);
-    const bool tcp = backend == TransferBackend::kTcp;
     options.transfer.link.fault = {.action = Action::kCorrupt,
-                                   .type = tcp ? MessageType::kRun : MessageType::kRunInMemory,
+                                   .type = RunTypeOf(backend),
                                    .nth = 5};  // layer 1 of the third chunk
     PrefillServer prefill(options);
     const Keys keys(kShape, kTokens, 1);
@@ -322,7 +319,7 @@ class PrefillProcess {
 };
 
 TEST(TransferFaults, AStoppedPrefillProcessThatGoesOnLaterHarmsNothing) {
-  for (const TransferBackend backend : {TransferBackend::kTcp, TransferBackend::kSharedMemory}) {
+  for (const TransferBackend backend : AllBackends()) {
     SimulatedOptions options = QuickServer();
     options.transfer.backend = backend;
     options.transfer.bootstrap_timeout_ms = options.transfer.waiting_timeout_ms = 5'000;
@@ -337,8 +334,11 @@ TEST(TransferFaults, AStoppedPrefillProcessThatGoesOnLaterHarmsNothing) {
     const auto lost = decode.WaitEnd(1, 5'000);
     ASSERT_TRUE(lost);
     EXPECT_EQ(lost->kind, ReceiverEvent::Kind::kFailed);
-    EXPECT_NE(lost->status.message().find("has been silent"), std::string::npos)
-        << lost->status.message();
+    const std::string& message = lost->status.message();
+    // Or the reads, which are not answered either, are noticed first.
+    EXPECT_TRUE(message.find("has been silent") != std::string::npos ||
+                (backend == TransferBackend::kUcx && message.find("UCX: ") != std::string::npos))
+        << message;
     const Keys others(kShape, kTokens, 99);
     for (int64_t layer = 0; layer < kShape.layers; ++layer) {
       others.Store(decode.cache(), kDecodePages, layer, {0, kTokens});
@@ -357,27 +357,30 @@ TEST(TransferFaults, AStoppedPrefillProcessThatGoesOnLaterHarmsNothing) {
 }
 
 TEST(TransferFaults, AKilledPrefillProcessIsNoticedAtOnce) {
-  SimulatedOptions options = QuickServer();
-  options.transfer.link.heartbeat_ms = 5'000;
-  options.transfer.waiting_timeout_ms = 20'000;
-  const PrefillProcess prefill(options);
-  DecodeServer decode(options);
-  decode.Open(OpenOf(1, prefill.port()));
-  prefill.Compute(1);
-  ASSERT_TRUE(decode.events().Wait(
-      [](const ReceiverEvent& e) { return e.kind == ReceiverEvent::Kind::kProgress; }));
-  const auto begin = std::chrono::steady_clock::now();
-  prefill.Signal(SIGKILL);
-  const auto lost = decode.WaitEnd(1, 5'000);
-  ASSERT_TRUE(lost);
-  EXPECT_EQ(lost->status.code(), StatusCode::kUnavailable) << lost->status.message();
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+  for (const TransferBackend backend : AllBackends()) {
+    SimulatedOptions options = QuickServer();
+    options.transfer.backend = backend;
+    options.transfer.link.heartbeat_ms = 5'000;
+    options.transfer.waiting_timeout_ms = 20'000;
+    const PrefillProcess prefill(options);
+    DecodeServer decode(options);
+    decode.Open(OpenOf(1, prefill.port()));
+    prefill.Compute(1);
+    ASSERT_TRUE(decode.events().Wait(
+        [](const ReceiverEvent& e) { return e.kind == ReceiverEvent::Kind::kProgress; }));
+    const auto begin = std::chrono::steady_clock::now();
+    prefill.Signal(SIGKILL);
+    const auto lost = decode.WaitEnd(1, 5'000);
+    ASSERT_TRUE(lost);
+    EXPECT_EQ(lost->status.code(), StatusCode::kUnavailable) << lost->status.message();
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+  }
 }
 
 // ---- Fences
 
 TEST(TransferFence, AnAckAfterTheTimeOutIsNotReleased) {
-  for (const TransferBackend backend : {TransferBackend::kTcp, TransferBackend::kSharedMemory}) {
+  for (const TransferBackend backend : AllBackends()) {
     for (const Action action : {Action::kDelay, Action::kPause}) {
       SimulatedOptions options = QuickServer();
       options.transfer.backend = backend;
@@ -400,47 +403,47 @@ TEST(TransferFence, AnAckAfterTheTimeOutIsNotReleased) {
   }
 }
 
-TEST(TransferFence, AReaderOfReusedSharedPagesDoesNotBelieveThem) {
-  SimulatedOptions options = QuickServer();
-  options.transfer.checksum = false;  // or that would notice
-  options.transfer.backend = TransferBackend::kSharedMemory;
-  options.transfer.link.heartbeat_ms = 5'000;
-  DecodeServer decode(options);
-  // The descriptors come when the room is over and its pages hold another request's keys.
-  options.transfer.link.fault = {
-      .action = Action::kDelay, .type = MessageType::kRunInMemory, .nth = 2, .delay_ms = 300};
-  PrefillServer prefill(options);
-  const Keys keys(kShape, kTokens, 1);
-  prefill.Expect(1, kTokens);
-  decode.Open(OpenOf(1, prefill.port()));
-  ASSERT_TRUE(prefill.WaitOpened(1));
-  prefill.Compute(1, keys, kPrefillPages, 64);
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  prefill.sender().Cancel(1, Cancelled("the client went away"));
-  const Keys others(kShape, kTokens, 2);
-  for (int64_t layer = 0; layer < 2; ++layer) {
-    others.Store(prefill.cache(), kPrefillPages, layer, {0, kTokens});
+TEST(TransferFence, AReaderOfReusedPagesDoesNotBelieveThem) {
+  for (const TransferBackend backend : AllBackends()) {
+    if (backend == TransferBackend::kTcp) continue;
+    SimulatedOptions options = QuickServer();
+    options.transfer.checksum = false;  // or that would notice
+    options.transfer.backend = backend;
+    options.transfer.link.heartbeat_ms = 5'000;
+    DecodeServer decode(options);
+    // The descriptors come when the room is over and its pages hold another request's keys.
+    options.transfer.link.fault = {
+        .action = Action::kDelay, .type = MessageType::kRunInMemory, .nth = 2, .delay_ms = 300};
+    PrefillServer prefill(options);
+    const Keys keys(kShape, kTokens, 1);
+    prefill.Expect(1, kTokens);
+    decode.Open(OpenOf(1, prefill.port()));
+    ASSERT_TRUE(prefill.WaitOpened(1));
+    prefill.Compute(1, keys, kPrefillPages, 64);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    prefill.sender().Cancel(1, Cancelled("the client went away"));
+    const Keys others(kShape, kTokens, 2);
+    for (int64_t layer = 0; layer < 2; ++layer) {
+      others.Store(prefill.cache(), kPrefillPages, layer, {0, kTokens});
+    }
+    const auto end = decode.WaitEnd(1, 5'000);
+    ASSERT_TRUE(end);
+    EXPECT_EQ(end->kind, ReceiverEvent::Kind::kFailed);
+    EXPECT_NE(end->status.message().find("the client went away"), std::string::npos);
+    ExpectGood(prefill, decode, 2, "later");
   }
-  const auto end = decode.WaitEnd(1, 5'000);
-  ASSERT_TRUE(end);
-  EXPECT_EQ(end->kind, ReceiverEvent::Kind::kFailed);
-  EXPECT_NE(end->status.message().find("the client went away"), std::string::npos);
-  ExpectGood(prefill, decode, 2, "later");
 }
 
 // A stopped prefill process that goes on when the decode side has long given its pages away.
 TEST(TransferFence, RunsThatComeAfterACancelChangeNothing) {
-  for (const TransferBackend backend : {TransferBackend::kTcp, TransferBackend::kSharedMemory}) {
+  for (const TransferBackend backend : AllBackends()) {
     SimulatedOptions options = QuickServer();
     options.transfer.backend = backend;
     options.transfer.bootstrap_timeout_ms = options.transfer.waiting_timeout_ms = 5'000;
     options.transfer.link.heartbeat_ms = 5'000;
     DecodeServer decode(options);
     options.transfer.link.fault = {
-        .action = Action::kPause,
-        .type = backend == TransferBackend::kTcp ? MessageType::kRun : MessageType::kRunInMemory,
-        .nth = 3,
-        .delay_ms = 400};
+        .action = Action::kPause, .type = RunTypeOf(backend), .nth = 3, .delay_ms = 400};
     PrefillServer prefill(options);
     const Keys keys(kShape, kTokens, 1);
     prefill.Expect(1, kTokens);

@@ -10,6 +10,9 @@ namespace causeway {
 namespace {
 
 constexpr char kPoison = 0x5a;
+constexpr auto kTcp = TransferBackend::kTcp;
+constexpr auto kShm = TransferBackend::kSharedMemory;
+constexpr auto kUcx = TransferBackend::kUcx;
 
 KvShape Shape(DType type, int64_t index_dim, bool int8_kv = false, bool int8_index = false) {
   return {.layers = 3,
@@ -85,6 +88,9 @@ class RoundTrip : public testing::TestWithParam<Case> {};
 
 TEST_P(RoundTrip, BringsEveryBitToItsPlaceAndTouchesNothingElse) {
   const Case& c = GetParam();
+  if (c.backend == TransferBackend::kUcx && !UcxProblem().ok()) {
+    GTEST_SKIP() << UcxProblem().message();
+  }
   SimulatedOptions prefill_options{.layout = *Layout::Make({.world = 2, .cp = 2}),
                                    .shape = c.shape,
                                    .pages = 40,
@@ -126,13 +132,13 @@ TEST_P(RoundTrip, BringsEveryBitToItsPlaceAndTouchesNothingElse) {
   EXPECT_EQ(sent->bytes, bytes);
   EXPECT_EQ(decode.receiver().counters().bytes, bytes);
   EXPECT_EQ(prefill.sender().counters().shared_memory_bytes,
-            c.backend == TransferBackend::kTcp ? 0 : bytes);
+            c.backend == kShm || c.backend == TransferBackend::kAuto ? bytes : 0);
+  EXPECT_EQ(prefill.sender().counters().ucx_bytes, c.backend == kUcx ? bytes : 0);
+  EXPECT_EQ(decode.receiver().counters().ucx_bytes, c.backend == kUcx ? bytes : 0);
   EXPECT_EQ(prefill.sender().counters().rooms_completed, 1);
   EXPECT_EQ(decode.receiver().counters().rooms_failed, 0);
 }
 
-constexpr auto kTcp = TransferBackend::kTcp;
-constexpr auto kShm = TransferBackend::kSharedMemory;
 const KvShape kBf16Index = Shape(DType::kBf16, 8);
 
 INSTANTIATE_TEST_SUITE_P(
@@ -158,6 +164,18 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"tcp_odd_skip", kTcp, kBf16Index, 500, 77, 0, 100, 512},
         Case{"shm_odd_skip", kShm, kBf16Index, 500, 77, 0, 100, 512, false},
         Case{"tcp_skip_all", kTcp, kBf16Index, 128, 128, 0, 100, 512},
+        Case{"ucx_bf16_index", kUcx, kBf16Index, 777, 0, 0, 200, 100},
+        Case{"ucx_bf16_index_no_checksum", kUcx, kBf16Index, 777, 0, 0, 200, 100, false},
+        Case{"ucx_bf16", kUcx, Shape(DType::kBf16, 0), 300, 0, 64, 111, 512},
+        Case{"ucx_f32", kUcx, Shape(DType::kF32, 8), 65, 0, 0, 1000, 7},
+        Case{"ucx_int8", kUcx, Shape(DType::kBf16, 8, true, true), 129, 0, 0, 50, 64},
+        Case{"ucx_int8_no_checksum", kUcx, Shape(DType::kBf16, 8, true, true), 129, 0, 0, 50, 64,
+             false},
+        Case{"ucx_one_token", kUcx, kBf16Index, 1, 0, 0, 1, 512},
+        Case{"ucx_skip", kUcx, kBf16Index, 500, 192, 256, 100, 512, false},
+        Case{"ucx_odd_skip", kUcx, kBf16Index, 500, 77, 0, 100, 512, false},
+        Case{"ucx_skip_all", kUcx, kBf16Index, 128, 128, 0, 100, 512},
+        Case{"ucx_one_token_a_run", kUcx, kBf16Index, 200, 0, 0, 64, 1},
         Case{"auto", TransferBackend::kAuto, kBf16Index, 777, 0, 0, 200, 100}),
     [](const auto& info) { return info.param.name; });
 
@@ -230,7 +248,7 @@ void ToInt8Keys(const void* from, int64_t count, void* to) {
 }
 
 TEST(Transfer, TurnsBf16KeysIntoInt8OnesOnTheWayRowByRow) {
-  for (const TransferBackend backend : {kTcp, kShm}) {
+  for (const TransferBackend backend : AllBackends()) {
     for (const bool latents : {false, true}) {
       for (const bool index_keys : {false, true}) {
         SimulatedOptions options{.layout = {}, .shape = kBf16Index, .transfer = Options()};
@@ -358,17 +376,88 @@ TEST(Transfer, GoesByTcpWhereTheCacheIsPrivateUnlessSharedMemoryIsDemanded) {
   EXPECT_FALSE(KvSender::Make(options.transfer, alone, [](const SenderEvent&) {}).ok());
 }
 
+TEST(Transfer, IsRefusedWithBothValuesWhereTheSidesInsistOnDifferentBackends) {
+  for (const TransferBackend of_prefill : AllBackends()) {
+    for (const TransferBackend of_decode : AllBackends()) {
+      if (of_prefill == of_decode) continue;
+      SimulatedOptions options{.layout = {}, .shape = kBf16Index, .transfer = Options()};
+      options.transfer.backend = of_prefill;
+      PrefillServer prefill(options);
+      options.transfer.backend = of_decode;
+      DecodeServer decode(options);
+      decode.Open({1, "127.0.0.1", prefill.port(), 0, 100, 0, {0, 1}});
+      const auto end = decode.WaitEnd(1);
+      ASSERT_TRUE(end);
+      EXPECT_NE(end->status.message().find(Text("the prefill server has ", NameOf(of_prefill),
+                                                ", the decode server ", NameOf(of_decode))),
+                std::string::npos)
+          << end->status.message();
+    }
+  }
+}
+
+TEST(Transfer, GoesByWhatOneSideInsistsOnWhereTheOtherHasNoWish) {
+  for (const TransferBackend backend : AllBackends()) {
+    // Without RDMA, UCX is a matter of both.
+    if (backend == kUcx) continue;
+    for (const bool of_prefill : {true, false}) {
+      SimulatedOptions options{.layout = {}, .shape = kBf16Index, .transfer = Options()};
+      if (of_prefill) options.transfer.backend = backend;
+      PrefillServer prefill(options);
+      options.transfer.backend = of_prefill ? TransferBackend::kAuto : backend;
+      DecodeServer decode(options);
+      const Keys keys(kBf16Index, 100, 1);
+      prefill.Expect(1, 100);
+      decode.Open({1, "127.0.0.1", prefill.port(), 0, 100, 0, {0, 1}});
+      prefill.Compute(1, keys, {5, 6}, 64);
+      const auto end = decode.WaitEnd(1);
+      ASSERT_TRUE(end) << NameOf(backend);
+      ASSERT_EQ(end->kind, ReceiverEvent::Kind::kCompleted) << end->status.message();
+      EXPECT_EQ(keys.Differences(decode.cache(), {0, 1}, {0, 100}), 0);
+      const TransferCounters& counters = decode.receiver().counters();
+      EXPECT_EQ(counters.ucx_bytes, 0) << of_prefill;
+      EXPECT_EQ(counters.shared_memory_bytes > 0, backend == kShm) << of_prefill;
+    }
+  }
+}
+
+TEST(Transfer, ByUcxIsRefusedWhereOneSideIsNotToldToAndHasNoRdma) {
+  if (!UcxProblem().ok()) GTEST_SKIP() << UcxProblem().message();
+  if (HasRdma()) GTEST_SKIP() << "this host has RDMA: auto offers UCX";
+  for (const bool of_prefill : {true, false}) {
+    SimulatedOptions options{.layout = {}, .shape = kBf16Index, .transfer = Options()};
+    if (of_prefill) options.transfer.backend = kUcx;
+    PrefillServer prefill(options);
+    options.transfer.backend = of_prefill ? TransferBackend::kAuto : kUcx;
+    DecodeServer decode(options);
+    decode.Open({1, "127.0.0.1", prefill.port(), 0, 100, 0, {0, 1}});
+    const auto end = decode.WaitEnd(1);
+    ASSERT_TRUE(end);
+    const char* const expected =
+        of_prefill
+            ? "the prefill server has ucx, the decode server auto: the decode host has no RDMA"
+            : "the prefill server has auto, the decode server ucx: the prefill host offers";
+    EXPECT_NE(end->status.message().find(expected), std::string::npos) << end->status.message();
+  }
+}
+
 TEST(Transfer, BackendsHaveTheNamesOfTheFlag) {
   EXPECT_EQ(*ParseTransferBackend("tcp"), kTcp);
   EXPECT_EQ(*ParseTransferBackend("shm"), kShm);
   for (const char* name : {"auto", "mooncake", "nixl", "ascend"}) {
     EXPECT_EQ(*ParseTransferBackend(name), TransferBackend::kAuto);
   }
-  EXPECT_NE(ParseTransferBackend("ucx").status().message().find("this build has no ucx"),
-            std::string::npos);
-  EXPECT_NE(
-      ParseTransferBackend("x").status().message().find("found 'x'; expected auto, tcp or shm"),
-      std::string::npos);
+  const std::string others = ParseTransferBackend("x").status().message();
+  if (BuiltWithUcx()) {
+    EXPECT_EQ(*ParseTransferBackend("ucx"), kUcx);
+    EXPECT_NE(others.find("found 'x'; expected auto, tcp, shm or ucx"), std::string::npos)
+        << others;
+  } else {
+    const std::string none = ParseTransferBackend("ucx").status().message();
+    EXPECT_NE(none.find("this build has no ucx"), std::string::npos) << none;
+    EXPECT_NE(none.find("expected auto, tcp or shm"), std::string::npos) << none;
+    EXPECT_NE(others.find("found 'x'; expected auto, tcp or shm"), std::string::npos) << others;
+  }
 }
 
 // ---- Several hosts
@@ -388,7 +477,7 @@ TEST(Transfer, ReachesAllDecodeHostsOfTheGroupFromAllPrefillHostsOfTheirs) {
       {{.world = 8, .cp = 2, .hosts = 4}, 0, {.world = 2, .dp = 2, .hosts = 2}, 1},
       {{.world = 4, .dp = 4, .hosts = 2}, 3, {.world = 4, .dp = 2, .hosts = 4}, 1},
   };
-  for (const TransferBackend backend : {kTcp, kShm}) {
+  for (const TransferBackend backend : AllBackends()) {
     for (const Hosts& c : cases) {
       SimulatedOptions options{
           .layout = *Layout::Make(c.prefill), .shape = kBf16Index, .transfer = Options()};
@@ -450,7 +539,7 @@ TEST(Transfer, OfAHostThatFailsFailsOnAllHostsOfBothSides) {
 }
 
 TEST(Transfer, CarriesManyRoomsAtOnceThroughSmallBuffers) {
-  for (const TransferBackend backend : {kTcp, kShm}) {
+  for (const TransferBackend backend : AllBackends()) {
     SimulatedOptions options{.layout = *Layout::Make({.world = 2, .cp = 2, .hosts = 2}),
                              .shape = kBf16Index,
                              .pages = 64 * 4,

@@ -122,7 +122,7 @@ TEST(TransferWire, ADecodeServerEndsTheRoomWhereverThePrefillServersWordsAreCut)
     ASSERT_TRUE(peer.Send(Encode(HelloOf(TransferRole::kPrefill))));
     const auto open = peer.Expect<OpenMessage>();
     ASSERT_EQ(open.key.room, room);
-    ASSERT_FALSE(open.shared_memory);
+    ASSERT_EQ(open.backend, TransferBackend::kTcp);
     std::string words = WholeTransfer(open.key).substr(0, cut);
     // RELEASED comes after ACK only.
     const size_t released = Encode(ReleasedMessage{open.key}).size();
@@ -184,7 +184,7 @@ TEST(TransferWire, ADecodeServerClosesAndNamesWhatItCanNotUse) {
          return Encode(AcceptedMessage{key, 0}) +
                 Encode(RunInMemoryMessage{{key, 0, 10, 0}, 0, {1 << 30}});
        },
-       "shared memory that is not mapped"},
+       "keys in memory that can't be read"},
   };
   uint64_t room = 0;
   for (const auto& c : cases) {
@@ -260,7 +260,7 @@ TEST(TransferWire, APrefillServerSurvivesADecodeServerWhoseWordsAreCutAnywhere) 
   uint64_t room = 1;
   const auto words = [&](uint64_t ticket) {
     const RoomKey key{room, ticket};
-    return Encode(HelloOf(TransferRole::kDecode)) + Encode(OpenMessage{key, kTokens, 0, 0, false}) +
+    return Encode(HelloOf(TransferRole::kDecode)) + Encode(OpenMessage{key, kTokens, 0, 0}) +
            Encode(CancelMessage{key, StatusCode::kCancelled, "x"}) + Encode(AckMessage{key});
   };
   const size_t all = words(1).size();
@@ -307,7 +307,7 @@ TEST(TransferWire, APrefillServerSaysWhyItTurnsSomebodyAway) {
             std::string::npos);
   const std::string hello = Encode(HelloOf(TransferRole::kDecode));
   EXPECT_NE(bye(hello + hello).find("a second HELLO"), std::string::npos);
-  EXPECT_NE(bye(hello + Encode(OpenMessage{{1, 1}, 10, 0, 5, false})).find("group 5 of 1"),
+  EXPECT_NE(bye(hello + Encode(OpenMessage{{1, 1}, 10, 0, 5})).find("group 5 of 1"),
             std::string::npos);
   EXPECT_NE(bye(hello + RunFrame({1, 1}, 0, {0, 1}, 'x')).find("does not take keys"),
             std::string::npos);
@@ -329,7 +329,7 @@ TEST(TransferWire, ARoomIsOpenForOneDecodeServerOnly) {
   PrefillServer prefill(Server());
   prefill.Expect(5, kTokens);
   RawPeer first = RawPeer::ConnectedTo(prefill.port());
-  const OpenMessage open{{5, 1}, kTokens, 0, 0, false};
+  const OpenMessage open{{5, 1}, kTokens, 0, 0};
   ASSERT_TRUE(first.Send(Encode(HelloOf(TransferRole::kDecode)) + Encode(open)));
   first.Expect<HelloMessage>();
   first.Expect<AcceptedMessage>();
@@ -351,8 +351,8 @@ TEST(TransferWire, ACancelledRoomsPagesAreNotReadAnyMoreNotEvenForTheRestOfARun)
   constexpr int64_t kMany = 512 * 64;
   RawPeer peer = RawPeer::ConnectedTo(prefill.port());
   const RoomKey key{5, 1};
-  ASSERT_TRUE(peer.Send(Encode(HelloOf(TransferRole::kDecode)) +
-                        Encode(OpenMessage{key, kMany, 0, 0, false})));
+  ASSERT_TRUE(
+      peer.Send(Encode(HelloOf(TransferRole::kDecode)) + Encode(OpenMessage{key, kMany, 0, 0})));
   std::vector<int32_t> pages;
   for (int32_t page = 0; page < 512; ++page) pages.push_back(page);
   const auto fill = [&](int value) {
@@ -401,7 +401,7 @@ TEST(TransferWire, ARoomIsNotLateWhileItsKeysOrThoseBeforeThemAreTakenHoweverSlo
   for (int32_t page = 0; page < 32; ++page) pages.push_back(page);
   const Range all{0, kMany};
   for (const uint64_t room : {5, 6}) {
-    ASSERT_TRUE(peer.Send(Encode(OpenMessage{{room, 1}, kMany, 0, 0, false})));
+    ASSERT_TRUE(peer.Send(Encode(OpenMessage{{room, 1}, kMany, 0, 0})));
     prefill.Expect(room, kMany);
     peer.Expect<AcceptedMessage>();
   }
@@ -486,6 +486,138 @@ TEST(TransferWire, ACancelledRoomsPagesAreNotWrittenAnyMoreNotEvenByTheRestOfARu
     EXPECT_EQ(std::count(latents, latents + kPage * 40, '\x44'), kPage * 40);
     const char* keys = static_cast<const char*>(decode.cache().IndexPage(0, page));
     EXPECT_EQ(std::count(keys, keys + kPage * 16, '\x44'), kPage * 16);
+  }
+}
+
+// ---- UCX
+
+// What a prefill server says that offers its memory by UCX, at a port where nobody has to listen.
+HelloMessage HelloWithUcx(uint32_t version, int port) {
+  HelloMessage hello = HelloOf(TransferRole::kPrefill);
+  hello.backend = TransferBackend::kUcx;
+  hello.ucx = {.version = version, .rdma = false, .port = port};
+  return hello;
+}
+
+// The version of this host's library; what a prefill server here says.
+UcxHandle UcxOfThisHost() {
+  SimulatedOptions options = Server();
+  options.transfer.backend = TransferBackend::kUcx;
+  PrefillServer prefill(options);
+  RawPeer peer = RawPeer::ConnectedTo(prefill.port());
+  HelloMessage hello = HelloOf(TransferRole::kDecode);
+  CHECK(peer.Send(Encode(hello)), "");
+  return peer.Expect<HelloMessage>().ucx;
+}
+
+TEST(TransferWire, ADecodeServerNamesAPrefillServerThatItCanNotReachByUcx) {
+  if (!UcxProblem().ok()) GTEST_SKIP() << "ucx: " << UcxProblem().message();
+  SimulatedOptions options = Server();
+  options.transfer.backend = TransferBackend::kUcx;
+  options.transfer.link.heartbeat_ms = 300;
+  DecodeServer decode(options);
+  const uint32_t version = UcxOfThisHost().version;
+  const auto nobody = ListenAt("127.0.0.1:0");  // and nobody accepts what it listens to
+  const auto closed = ListenAt("127.0.0.1:0");
+  const int closed_port = PortOf(*closed);
+  ::shutdown(closed->fd(), SHUT_RDWR);
+  HelloMessage without = HelloOf(TransferRole::kPrefill);
+  HelloMessage other_model = HelloWithUcx(version, closed_port);
+  other_model.side.model = "other";
+  HelloMessage tcp = HelloOf(TransferRole::kPrefill);
+  tcp.backend = TransferBackend::kTcp;
+  const struct {
+    HelloMessage hello;
+    const char* message;
+  } cases[] = {
+      {HelloWithUcx(version, closed_port), "UCX: "},
+      {HelloWithUcx(version, PortOf(*nobody)), "lost host 0 of the prefill server"},
+      {HelloWithUcx(version + 1, closed_port), "UCX: the prefill host has version"},
+      {without, "the prefill server has auto, the decode server ucx"},
+      {tcp, "the prefill server has tcp, the decode server ucx"},
+      {other_model, "the model"},
+  };
+  RawPrefill prefill;
+  uint64_t room = 0;
+  for (const auto& c : cases) {
+    ++room;
+    decode.receiver().Open({room, "127.0.0.1", prefill.port(), 0, kTokens, 0, {3, 9}});
+    RawPeer peer = prefill.Accept();
+    peer.Expect<HelloMessage>();
+    ASSERT_TRUE(peer.Send(Encode(c.hello)));
+    const auto frame = peer.Read();
+    if (frame && frame->type == MessageType::kOpen) {
+      const auto open = Decode<OpenMessage>(frame->body);
+      ASSERT_EQ(open->backend, TransferBackend::kUcx);
+      ASSERT_TRUE(peer.Send(Encode(AcceptedMessage{open->key, 0}) +
+                            Encode(RunInMemoryMessage{{open->key, 0, 10, 0}, 0, {1}})));
+    }
+    const auto end = decode.WaitEnd(room, 5'000);
+    ASSERT_TRUE(end) << c.message;
+    EXPECT_EQ(end->kind, ReceiverEvent::Kind::kFailed);
+    EXPECT_NE(end->status.message().find(c.message), std::string::npos) << end->status.message();
+  }
+}
+
+// Many more runs than are read at once: words behind them wait, and are all read in the end.
+TEST(TransferWire, ADecodeServerReadsNoMoreWordsThanItCanFollowAndThenAllOfThem) {
+  if (!UcxProblem().ok()) GTEST_SKIP() << "ucx: " << UcxProblem().message();
+  SimulatedOptions options = Server();
+  options.transfer.backend = TransferBackend::kUcx;
+  options.transfer.run_tokens = 1;
+  PrefillServer prefill(options);
+  DecodeServer decode(options);
+  constexpr int64_t kMany = 3'000;
+  const Keys keys(kShape, kMany, 1);
+  const auto from = SomePages(PagesOf(kMany), 512, 2);
+  const auto to = SomePages(PagesOf(kMany), 512, 3);
+  prefill.Expect(1, kMany);
+  decode.Open({1, "127.0.0.1", prefill.port(), 0, kMany, 0, to});
+  ASSERT_TRUE(prefill.WaitOpened(1));
+  prefill.Compute(1, keys, from, kMany);
+  const auto end = decode.WaitEnd(1, 20'000);
+  ASSERT_TRUE(end);
+  ASSERT_EQ(end->kind, ReceiverEvent::Kind::kCompleted) << end->status.message();
+  EXPECT_EQ(keys.Differences(decode.cache(), to, {0, kMany}), 0);
+  EXPECT_EQ(decode.receiver().counters().runs, 2 * kMany);
+}
+
+TEST(TransferWire, ADecodeServerRefusesKeysOfPagesThatThePrefillCacheDoesNotHave) {
+  for (const TransferBackend backend : AllBackends()) {
+    if (backend != TransferBackend::kUcx) continue;
+    SimulatedOptions options = Server();
+    options.transfer.backend = backend;
+    PrefillServer memory(options);  // its UCX answers, its words come from the test
+    DecodeServer decode(options);
+    RawPeer asker = RawPeer::ConnectedTo(memory.port());
+    ASSERT_TRUE(asker.Send(Encode(HelloOf(TransferRole::kDecode))));
+    const auto hello = asker.Expect<HelloMessage>();
+    RawPrefill prefill;
+    decode.receiver().Open({1, "127.0.0.1", prefill.port(), 0, kTokens, 0, {3, 9}});
+    RawPeer peer = prefill.Accept();
+    peer.Expect<HelloMessage>();
+    ASSERT_TRUE(peer.Send(Encode(hello)));
+    const auto open = peer.Expect<OpenMessage>();
+    ASSERT_TRUE(peer.Send(Encode(AcceptedMessage{open.key, 0}) +
+                          Encode(RunInMemoryMessage{{open.key, 0, 10, 0}, 0, {512}})));
+    const auto end = decode.WaitEnd(1, 5'000);
+    ASSERT_TRUE(end);
+    EXPECT_NE(end->status.message().find("keys in page 512 of 512"), std::string::npos)
+        << end->status.message();
+    // What the prefill cache has fewer of than it said: its own side checks.
+    HelloMessage larger = hello;
+    larger.pages = 1'000;
+    decode.receiver().Open({2, "127.0.0.1", prefill.port(), 0, kTokens, 0, {3, 9}});
+    RawPeer liar = prefill.Accept();
+    liar.Expect<HelloMessage>();
+    ASSERT_TRUE(liar.Send(Encode(larger)));
+    const auto second = liar.Expect<OpenMessage>();
+    ASSERT_TRUE(liar.Send(Encode(AcceptedMessage{second.key, 0}) +
+                          Encode(RunInMemoryMessage{{second.key, 0, 10, 0}, 0, {600}})));
+    const auto refused = decode.WaitEnd(2, 5'000);
+    ASSERT_TRUE(refused);
+    EXPECT_NE(refused->status.message().find("UCX: "), std::string::npos)
+        << refused->status.message();
   }
 }
 

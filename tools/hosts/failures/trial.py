@@ -20,7 +20,7 @@ class Trial:
         self.wrongs, self.notes = [], []
         self.clients = []
         self.seconds, self.leaked, self.back = None, 0, None
-        if case["backend"] == "shm" and self.cluster.hold.message == "RUN":
+        if case["backend"] != "tcp" and self.cluster.hold.message == "RUN":
             self.cluster.hold.message = "RUN_IN_MEMORY"
         if case["hosts_of"] == "prefill" and self.cluster.hold.nth:
             self.cluster.hold.nth //= 3  # host 0 sends about half of them
