@@ -48,7 +48,6 @@ constexpr FlagWithoutEffect kAccepted[] = {
     {"--enable-dp-attention", false, "--dp-size above 1 says so"},
     {"--enable-dp-lm-head", false, "all ranks always share the vocabulary"},
     {"--moe-dense-tp-size", true, "dense layers follow the layout of attention"},
-    {"--disaggregation-ib-device", true, "--disaggregation-transfer-backend chooses"},
     {"--disaggregation-decode-polling-interval", true, "nothing is polled"},
     {"--disaggregation-decode-extra-slots", true, "slots take no memory"},
     {"--enable-cache-report", false, "usage always says how many tokens were cached"},

@@ -4,6 +4,7 @@
 
 #include "engine/row_conversions.h"
 #include "net/socket.h"
+#include "transfer/ucx_memory.h"
 
 namespace causeway {
 namespace {
@@ -62,6 +63,9 @@ void DisaggregationFlags::Register(CLI::App& app) {
                  "by RDMA where there is any; auto: shm where that can be, else ucx where both "
                  "servers have RDMA, else tcp. mooncake, nixl and ascend mean auto")
       ->capture_default_str();
+  app.add_option("--disaggregation-ib-device", ib_device,
+                 "Network devices of ucx, \"mlx5_0,mlx5_1\"; default: as UCX chooses")
+      ->capture_default_str();
   app.add_flag("--disaggregation-decode-enable-radix-cache", decode_radix_cache,
                "A decode server keeps keys for later requests with the same prefix, which are not "
                "sent again; default: off");
@@ -101,6 +105,7 @@ Status DisaggregationFlags::Check() const {
 
 Status Disaggregation::Make(const DisaggregationFlags& flags, const std::string& address,
                             const HostOptions& options, ModelHost& host) {
+  if (!flags.ib_device.empty()) ChooseUcxDevices(flags.ib_device);
   TransferOptions transfer;
   transfer.model = host.fingerprint();
   transfer.layout = options.ranks.layout;

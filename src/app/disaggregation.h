@@ -16,6 +16,7 @@ struct DisaggregationFlags {
   std::string mode = "null";
   int bootstrap_port = 8998;
   std::string transfer_backend = "auto";
+  std::string ib_device;  // empty: as UCX chooses
   bool decode_radix_cache = false;
   int64_t reserved_decode_tokens = 512;
   bool checksum = false;

@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <random>
 
+#include "checkpoint/temporary_directory.h"
 #include "transfer/receiver.h"
+#include "transfer/ucx_memory.h"
 
 namespace causeway {
 namespace {
@@ -166,6 +169,15 @@ TEST(TransferMessages, TellOtherHostsOfARoom) {
   for (size_t i = 0; i < bytes.size(); ++i) EXPECT_FALSE(RoomOpen::Decode(bytes.substr(0, i)).ok());
   for (size_t i = 0; i < close.size(); ++i)
     EXPECT_FALSE(RoomClose::Decode(close.substr(0, i)).ok());
+}
+
+TEST(UcxDevices, GetAPortWhereTheyAreOfRdmaAndNameNone) {
+  TemporaryDirectory system;
+  std::filesystem::create_directory(system.File("mlx5_0"));
+  std::filesystem::create_directory(system.File("mlx5_1"));
+  EXPECT_EQ(UcxDevices("mlx5_0,mlx5_1:2,eth0", system.path()), "mlx5_0:1,mlx5_1:2,eth0");
+  EXPECT_EQ(UcxDevices(",eth0,", system.path()), "eth0");
+  EXPECT_EQ(UcxDevices("", system.path()), "");
 }
 
 }  // namespace

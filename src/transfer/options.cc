@@ -1,5 +1,9 @@
 #include "transfer/options.h"
 
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
 #include "transfer/ucx_memory.h"
 
 namespace causeway {
@@ -37,6 +41,25 @@ StatusOr<TransferBackend> ParseTransferBackend(const std::string& name) {
         expected);
   }
   return InvalidArgument(Text("--disaggregation-transfer-backend: found '", name, "'; ", expected));
+}
+
+std::string UcxDevices(const std::string& names, const std::string& rdma_devices) {
+  std::string out;
+  for (size_t begin = 0; begin <= names.size();) {
+    const size_t end = std::min(names.find(',', begin), names.size());
+    const std::string name = names.substr(begin, end - begin);
+    begin = end + 1;
+    if (name.empty()) continue;
+    std::error_code error;
+    const bool rdma = name.find(':') == std::string::npos &&
+                      std::filesystem::exists(rdma_devices + "/" + name, error);
+    out += Text(out.empty() ? "" : ",", name, rdma ? ":1" : "");
+  }
+  return out;
+}
+
+void ChooseUcxDevices(const std::string& names) {
+  setenv("UCX_NET_DEVICES", UcxDevices(names).c_str(), /*replace=*/1);
 }
 
 }  // namespace causeway

@@ -19,6 +19,12 @@ namespace causeway {
 bool BuiltWithUcx();
 // Whether this host has a device for RDMA that UCX can use.
 bool HasRdma();
+// Has UCX use these network devices alone, from when it is loaded on: "mlx5_0,mlx5_1:2", of RDMA
+// devices port 1 where none is named. To be called before other threads are.
+void ChooseUcxDevices(const std::string& names);
+// What UCX calls them. rdma_devices: where the system lists those.
+std::string UcxDevices(const std::string& names,
+                       const std::string& rdma_devices = "/sys/class/infiniband");
 // "1.13" of UcxHandle::version.
 std::string UcxVersionText(uint32_t version);
 
