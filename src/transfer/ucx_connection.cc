@@ -12,15 +12,18 @@ namespace causeway {
 namespace {
 
 constexpr size_t kSlots = 4;
+// What a connection that is being made may take until it is there, and can be ended.
+constexpr int64_t kConnectMs = 100;
 constexpr int64_t kLongMs = 3'600'000;
 
 }  // namespace
 
 UcxConnection::UcxConnection(const UcxContext& context, const HelloMessage& hello,
-                             int64_t deadline_ms)
+                             sockaddr_storage address, int64_t deadline_ms)
     : context_(context),
       ucx_(context.ucx()),
       shape_(hello.side.shape),
+      address_(address),
       deadline_ms_(deadline_ms),
       slots_(kSlots),
       moved_at_(Deadline::Clock::now()) {}
@@ -29,34 +32,37 @@ StatusOr<std::unique_ptr<UcxConnection>> UcxConnection::Make(const UcxContext& c
                                                              const HelloMessage& hello,
                                                              sockaddr_storage address,
                                                              int64_t deadline_ms) {
-  std::unique_ptr<UcxConnection> connection(new UcxConnection(context, hello, deadline_ms));
-  CAUSEWAY_RETURN_IF_ERROR(connection->Connect(address, hello.ucx.port));
-  return connection;
+  SetPort(address, hello.ucx.port);
+  std::unique_ptr<UcxConnection> made(new UcxConnection(context, hello, address, deadline_ms));
+  CAUSEWAY_ASSIGN_OR_RETURN(made->worker_, UcxWorker::Make(context));
+  CAUSEWAY_RETURN_IF_ERROR(made->worker_->Handle(kAnswerId, OnAnswer, made.get()));
+  return made;
 }
 
-Status UcxConnection::Connect(sockaddr_storage address, int port) {
-  CAUSEWAY_ASSIGN_OR_RETURN(worker_, UcxWorker::Make(context_));
-  CAUSEWAY_RETURN_IF_ERROR(worker_->Handle(kAnswerId, OnAnswer, this));
-  SetPort(address, port);
+Status UcxConnection::Connect() {
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR |
                       UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
   params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
-  params.sockaddr = {reinterpret_cast<const sockaddr*>(&address), BytesOf(address)};
+  params.sockaddr = {reinterpret_cast<const sockaddr*>(&address_), BytesOf(address_)};
   // Transports that do not notice that the other side is gone are not taken.
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler = {OnError, this};
   const ucs_status_t status = ucx_.ep_create(worker_->handle(), &params, &endpoint_);
   if (status == UCS_OK) return Status();
   endpoint_ = nullptr;
-  return UcxError(ucx_, Text("can't connect to port ", port), status);
+  return UcxError(ucx_, Text("can't connect to port ", PortOf(address_)), status);
 }
 
 UcxConnection::~UcxConnection() { Close(); }
 
 void UcxConnection::Close() {
   if (worker_ == nullptr) return;
-  if (endpoint_ != nullptr) worker_->Close(endpoint_);
+  if (endpoint_ != nullptr) {
+    const Deadline deadline = Deadline::AfterMs(kConnectMs);
+    while (!heard_ && broken_.ok() && !deadline.Passed()) worker_->Progress();
+    worker_->Close(endpoint_);
+  }
   worker_ = nullptr;  // and with it every read that has not come
   waiting_.clear();
   readings_.remove_if([](const Reading& each) { return !each.told; });
@@ -93,6 +99,10 @@ void UcxConnection::Begin() {
     const auto free =
         std::find_if(slots_.begin(), slots_.end(), [](const Slot& each) { return !each.used; });
     if (free == slots_.end()) return;
+    if (endpoint_ == nullptr) {
+      const Status connected = Connect();
+      if (!connected.ok()) return Break(connected);
+    }
     if (open() == 0) moved_at_ = Deadline::Clock::now();
     Reading& reading =
         readings_.emplace_back(Reading{.run = std::move(waiting_.front()), .id = next_id_++});
@@ -154,6 +164,7 @@ ucs_status_t UcxConnection::OnAnswer(void* connection, const void* header, size_
 
 Status UcxConnection::Take(const std::string& bytes_of_header, void* data, int64_t bytes,
                            const ucp_am_recv_param_t& param) {
+  heard_ = true;
   AnswerHeader header;
   MessageReader reader(bytes_of_header);
   header.Visit(reader);

@@ -65,8 +65,11 @@ class UcxConnection {
     bool used = false;
   };
 
-  UcxConnection(const UcxContext& context, const HelloMessage& hello, int64_t deadline_ms);
-  Status Connect(sockaddr_storage address, int port);
+  UcxConnection(const UcxContext& context, const HelloMessage& hello, sockaddr_storage address,
+                int64_t deadline_ms);
+  // When there is something to read: a connection that is ended while it is being made is where
+  // UCX has most trouble.
+  Status Connect();
   void Begin();  // what waits, as far as there are slots
   // Has the slot hold so many pages.
   Status Enlarge(Slot& slot, int64_t pages) const;
@@ -87,11 +90,13 @@ class UcxConnection {
   const UcxContext& context_;
   const UcxApi& ucx_;
   const KvShape shape_;
+  const sockaddr_storage address_;
   const int64_t deadline_ms_;
 
   std::vector<Slot> slots_;
   std::unique_ptr<UcxWorker> worker_;  // of this connection alone: its end ends all reads
   ucp_ep_h endpoint_ = nullptr;
+  bool heard_ = false;  // something has come, so that it is a connection
 
   std::deque<RunInMemoryMessage> waiting_;
   std::list<Reading> readings_;
