@@ -254,8 +254,7 @@ Status ServeOnce(ServeFlags& flags, bool& met) {
     };
   }
   if (options.ranks.host == 0) {
-    // Only tried: the listener is closed again until the model is there.
-    CAUSEWAY_RETURN_IF_ERROR(HttpServer::Listen(ListenOptions(flags), {}).status());
+    CAUSEWAY_RETURN_IF_ERROR(HttpServer::CanListen(ListenOptions(flags)));
   }
   CAUSEWAY_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(options.model_path));
   CAUSEWAY_RETURN_IF_ERROR(ChooseChatFormat(flags.chat_template, config).status());

@@ -143,7 +143,8 @@ class HttpCore {
   void SetRoutes(std::vector<HttpRoute> routes) { routes_ = std::move(routes); }
 
   // From the owner's thread.
-  Status Listen();
+  // listen: else the port is only tried, and nobody can connect.
+  Status Bind(bool listen);
   int port() const { return acceptor_.local_endpoint().port(); }
   void StartThread();
   void StartDraining();

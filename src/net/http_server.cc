@@ -149,7 +149,7 @@ HttpCore::~HttpCore() {
   mailbox_->Close();
 }
 
-Status HttpCore::Listen() {
+Status HttpCore::Bind(bool listen) {
   const auto failed = [this](const error_code& ec) {
     return Unavailable(Text("can't listen on ", HostAndPort(options_.host, options_.port),
                             " (--host, --port): ", ec.message()));
@@ -173,7 +173,7 @@ Status HttpCore::Listen() {
   // A restarted server must not wait until the old one's connections have timed out.
   if (!ec) acceptor_.set_option(tcp::acceptor::reuse_address(true), ec);
   if (!ec) acceptor_.bind(endpoint, ec);
-  if (!ec) acceptor_.listen(asio::socket_base::max_listen_connections, ec);
+  if (!ec && listen) acceptor_.listen(asio::socket_base::max_listen_connections, ec);
   return ec ? failed(ec) : Status();
 }
 
@@ -305,6 +305,10 @@ bool HttpCore::Stop(Deadline deadline) {
   return in_time;
 }
 
+Status HttpServer::CanListen(const HttpServerOptions& options) {
+  return HttpCore(options).Bind(/*listen=*/false);
+}
+
 StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(const HttpServerOptions& options,
                                                          std::vector<HttpRoute> routes) {
   return ListenWithIo(options, [&routes](asio::io_context&) { return std::move(routes); });
@@ -315,7 +319,7 @@ StatusOr<std::unique_ptr<HttpServer>> HttpServer::ListenWithIo(
     const std::function<std::vector<HttpRoute>(asio::io_context&)>& make_routes) {
   std::unique_ptr<HttpServer> server(new HttpServer);
   server->core_ = std::make_unique<HttpCore>(options);
-  CAUSEWAY_RETURN_IF_ERROR(server->core_->Listen());
+  CAUSEWAY_RETURN_IF_ERROR(server->core_->Bind(/*listen=*/true));
   server->core_->SetRoutes(make_routes(server->core_->io()));
   // In this order: once the thread runs, the acceptor is its own.
   server->port_ = server->core_->port();

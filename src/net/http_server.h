@@ -118,6 +118,8 @@ struct HttpServerOptions {
 
 class HttpServer {
  public:
+  // Whether Listen would work, as far as that can be known; nobody can connect meanwhile.
+  static Status CanListen(const HttpServerOptions& options);
   // Listens and starts the io thread. Errors name --host and --port.
   static StatusOr<std::unique_ptr<HttpServer>> Listen(const HttpServerOptions& options,
                                                       std::vector<HttpRoute> routes);

@@ -660,11 +660,15 @@ TEST(HttpServerTest, ATakenPortIsNamedAndPortZeroFindsAFreeOne) {
   EXPECT_EQ(fixture.server().url(), Text("http://127.0.0.1:", fixture.server().port()));
   HttpServerOptions options;
   options.port = fixture.server().port();
-  const Status status = HttpServer::Listen(options, {}).status();
-  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
-  for (const char* part : {"--host", "--port", "in use", "127.0.0.1"}) {
-    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+  for (const Status& status :
+       {HttpServer::Listen(options, {}).status(), HttpServer::CanListen(options)}) {
+    EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+    for (const char* part : {"--host", "--port", "in use", "127.0.0.1"}) {
+      EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+    }
   }
+  options.port = 0;
+  EXPECT_TRUE(HttpServer::CanListen(options).ok());
   options.port = 70000;
   EXPECT_EQ(HttpServer::Listen(options, {}).status().code(), StatusCode::kInvalidArgument);
 }

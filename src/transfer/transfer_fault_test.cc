@@ -256,6 +256,11 @@ TEST(TransferFaults, ARestartedPrefillServerIsFoundAtItsNewAddressesAtOnce) {
   options.transfer.listen = Text("127.0.0.1:", prefill->port());
   prefill.reset();
   ASSERT_TRUE(decode.WaitEnd(1, 3'000));
+  // Not before: it would send the next room there.
+  const Deadline noticed = Deadline::AfterMs(3'000);
+  while (decode.receiver().counters().peers_lost == 0 && !noticed.Passed()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   prefill = std::make_unique<PrefillServer>(options);
   ExpectGood(*prefill, decode, 2, "after");
 }
