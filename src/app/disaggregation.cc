@@ -1,6 +1,8 @@
 #include "app/disaggregation.h"
 
 #include <cstdlib>
+#include <filesystem>
+#include <sstream>
 
 #include "engine/row_conversions.h"
 #include "net/socket.h"
@@ -44,6 +46,24 @@ StatusOr<ServerId> DecodeId(const std::string& text) {
 StatusOr<std::string> ReachableAddress(const HostOptions& options) {
   if (!options.dist_interface.empty()) return AddressOfInterface(options.dist_interface);
   return AddressTowards(options.dist_init_addr);
+}
+
+// UCX itself only says that nobody can be reached.
+Status CheckDevices(const std::string& names) {
+  std::istringstream in(names);
+  for (std::string name; std::getline(in, name, ',');) {
+    const std::string device = name.substr(0, name.find(':'));
+    std::error_code error;
+    const bool known = !device.empty() && device.find('/') == std::string::npos &&
+                       (std::filesystem::exists("/sys/class/infiniband/" + device, error) ||
+                        std::filesystem::exists("/sys/class/net/" + device, error));
+    if (!known) {
+      return InvalidArgument(
+          Text("--disaggregation-ib-device: found '", name,
+               "'; expected devices of /sys/class/infiniband or /sys/class/net"));
+    }
+  }
+  return Status();
 }
 
 }  // namespace
@@ -100,6 +120,7 @@ void DisaggregationFlags::Register(CLI::App& app) {
 
 Status DisaggregationFlags::Check() const {
   CAUSEWAY_RETURN_IF_ERROR(FailureProbability().status());
+  CAUSEWAY_RETURN_IF_ERROR(CheckDevices(ib_device));
   return ParseTransferBackend(transfer_backend).status();
 }
 

@@ -103,6 +103,11 @@ TEST(ServeFlagsTest, ValuesThatCannotBeHadAreRefusedWithTheReason) {
   ExpectError({"--port", "70000"}, {"--port"});
   ExpectError({"--max-body-bytes", "1"}, {"--max-body-bytes"});
   ExpectError({"--log-level", "loud"}, {"--log-level"});
+  ExpectError({"--on-lost-host", "wait"}, {"--on-lost-host"});
+  for (const char* name : {"nosuch0", "lo,nosuch0:1", "../net", ",lo"}) {
+    ExpectError({"--disaggregation-mode", "prefill", "--disaggregation-ib-device", name},
+                {"--disaggregation-ib-device", "/sys/class/infiniband"});
+  }
 }
 
 TEST(ServeFlagsTest, BadFilesOfKeysAndCertificatesAreNamedBeforeTheModelIsLoaded) {
