@@ -17,7 +17,10 @@
 namespace causeway {
 namespace {
 
-constexpr int kTurns = 5;  // and one before, untimed, that warms caches and memory
+constexpr int kTurns = 21; // and one before, untimed, that warms caches and memory
+// Of memory, for each thread: far more than its caches hold, and soon read.
+constexpr int64_t kMemoryBlock = int64_t{64} << 20;
+constexpr int kMemoryRuns = 3;
 
 struct DecodeFlags {
   ModelFlags model;
@@ -36,14 +39,28 @@ struct Sequences {
 
 // What a layout took for one length.
 struct Timing {
-  std::vector<double> seconds;  // a step, of each turn
-  OperationTimes operations;    // of the fastest turn, all its steps
+  std::vector<double> seconds;    // a step, of each turn
+  std::vector<double> bandwidth;  // of memory about each turn, bytes a second
+  OperationTimes operations;      // of the fastest turn, all its steps
   double best() const { return *std::min_element(seconds.begin(), seconds.end()); }
+  double bandwidth_of_best() const {
+    const auto fastest = std::min_element(seconds.begin(), seconds.end());
+    return bandwidth[static_cast<size_t>(fastest - seconds.begin())];
+  }
+  // Of the bandwidth that there was in the same turn, the median turn's.
+  double ShareOfBandwidth(double bytes) const {
+    std::vector<double> shares;
+    for (size_t i = 0; i < seconds.size(); ++i) {
+      shares.push_back(bytes / seconds[i] / bandwidth[i]);
+    }
+    return Median(shares);
+  }
 };
 
 struct Result {
   Layout layout;
   std::vector<Timing> timings;  // of each length
+  std::unique_ptr<MemoryReaders> memory;
 };
 
 // One step of all sequences, `step` positions after their prompts, as the scheduler would make it.
@@ -103,35 +120,37 @@ StatusOr<std::vector<Sequences>> PrefillAll(ModelHost& host, const DecodeFlags& 
 }
 
 nlohmann::json ToJson(const Result& result, const std::vector<DecodeBytes>& needed,
-                      double bandwidth, const DecodeFlags& flags) {
+                      const DecodeFlags& flags) {
   nlohmann::json out = nlohmann::json::array();
   for (size_t i = 0; i < result.timings.size(); ++i) {
-    const double best = result.timings[i].best();
-    const double rate = static_cast<double>(needed[i].total()) / best;
+    const Timing& timing = result.timings[i];
+    const double best = timing.best();
     out.push_back({{"layout", result.layout.ToString()},
                    {"input_len", flags.input_lens[i]},
                    {"batch_size", flags.batch_size},
                    {"seconds_per_token", best},
-                   {"median_seconds_per_token", Median(result.timings[i].seconds)},
+                   {"median_seconds_per_token", Median(timing.seconds)},
                    {"tokens_per_s", static_cast<double>(flags.batch_size) / best},
                    {"bytes", {{"weights", needed[i].weights}, {"keys", needed[i].keys}}},
-                   {"bytes_per_s", rate},
-                   {"share_of_bandwidth", rate / bandwidth},
-                   {"operations", OperationJson(result.timings[i].operations)}});
+                   {"bytes_per_s", static_cast<double>(needed[i].total()) / best},
+                   {"memory_bytes_per_s", timing.bandwidth_of_best()},
+                   {"share_of_bandwidth", timing.ShareOfBandwidth(needed[i].total())},
+                   {"operations", OperationJson(timing.operations)}});
   }
   return out;
 }
 
-void Print(const Result& result, const std::vector<DecodeBytes>& needed, double bandwidth,
-           const DecodeFlags& flags) {
+void Print(const Result& result, const std::vector<DecodeBytes>& needed, const DecodeFlags& flags) {
   for (size_t i = 0; i < result.timings.size(); ++i) {
-    const double best = result.timings[i].best();
-    const double rate = static_cast<double>(needed[i].total()) / best;
-    std::printf("%-36s %8lld %9.3f ms %9.1f tokens/s %8.1f MB %6.1f GB/s %5.1f %%  %5.2f\n",
-                result.layout.ToString().c_str(), static_cast<long long>(flags.input_lens[i]),
-                best * 1e3, static_cast<double>(flags.batch_size) / best,
-                static_cast<double>(needed[i].total()) * 1e-6, rate * 1e-9,
-                100.0 * rate / bandwidth, best / result.timings[0].best());
+    const Timing& timing = result.timings[i];
+    const double best = timing.best();
+    const auto bytes = static_cast<double>(needed[i].total());
+    std::printf(
+        "%-36s %8lld %9.3f ms %9.1f tokens/s %8.1f MB %6.1f of %4.1f GB/s %5.1f %%  %5.2f\n",
+        result.layout.ToString().c_str(), static_cast<long long>(flags.input_lens[i]), best * 1e3,
+        static_cast<double>(flags.batch_size) / best, bytes * 1e-6, bytes / best * 1e-9,
+        timing.bandwidth_of_best() * 1e-9, 100.0 * timing.ShareOfBandwidth(bytes),
+        best / result.timings[0].best());
   }
 }
 
@@ -152,31 +171,34 @@ Status RunDecode(const DecodeFlags& flags) {
   // No more cache than the sequences need.
   if (options.context_length == 0) options.context_length = longest + flags.output_len;
   if (options.max_total_tokens == 0) options.max_total_tokens = pages * kPage;
-  std::vector<Result> results = {{.layout = options.ranks.layout, .timings = {}}};
+  std::vector<Result> results;
+  results.push_back({.layout = options.ranks.layout, .timings = {}, .memory = nullptr});
   if (!flags.vs.empty()) {
     if (options.ranks.layout.hosts > 1) {
       return InvalidArgument(
           "--vs compares layouts of one host; with --nnodes run the command twice");
     }
     CAUSEWAY_ASSIGN_OR_RETURN(const Layout other, ParseLayout(flags.vs, flags.model));
-    results.push_back({.layout = other, .timings = {}});
+    results.push_back({.layout = other, .timings = {}, .memory = nullptr});
   }
   CAUSEWAY_ASSIGN_OR_RETURN(const auto host, ModelHost::Load(options));
   if (host->follows()) return host->Follow();
   CAUSEWAY_ASSIGN_OR_RETURN(const std::vector<Sequences> all, PrefillAll(*host, flags));
 
-  std::vector<double> bandwidth;  // of each layout's threads together
   for (Result& result : results) {
     result.timings.resize(all.size());
-    bandwidth.push_back(MeasureReadBandwidth(
-        kBandwidthBlock, result.layout.ranks_per_host() * result.layout.threads_per_rank));
+    result.memory = std::make_unique<MemoryReaders>(
+        kMemoryBlock, result.layout.ranks_per_host() * result.layout.threads_per_rank);
   }
   for (int turn = 0; turn <= kTurns; ++turn) {
     for (Result& result : results) {
       if (results.size() > 1) host->SetLayout(result.layout);
       for (size_t i = 0; i < all.size(); ++i) {
         Timing* timing = turn == 0 ? nullptr : &result.timings[i];
+        const double before = result.memory->Measure(kMemoryRuns);
         CAUSEWAY_RETURN_IF_ERROR(Turn(*host, all[i], flags, timing));
+        if (timing == nullptr) continue;
+        timing->bandwidth.push_back((before + result.memory->Measure(kMemoryRuns)) / 2);
       }
     }
   }
@@ -189,22 +211,20 @@ Status RunDecode(const DecodeFlags& flags) {
   if (flags.json) {
     nlohmann::json report = {{"model", flags.model.model_path},
                              {"isa", host->ops().name},
-                             {"memory_bytes_per_s", bandwidth[0]},
-                             {"results", ToJson(results[0], needed, bandwidth[0], flags)}};
-    if (results.size() > 1) {
-      report["vs"] = ToJson(results[1], needed, bandwidth[1], flags);
-    }
+                             {"results", ToJson(results[0], needed, flags)}};
+    if (results.size() > 1) report["vs"] = ToJson(results[1], needed, flags);
     std::printf("%s\n", report.dump().c_str());
     return WriteTraceFile(flags.model.trace, host->ranks());
   }
   std::printf(
-      "%s, batch %lld, kernels %s, memory %.1f GB/s by all threads\n"
-      "%-36s %8s %12s %18s %11s %11s %7s  %s\n",
+      "%s, batch %lld, kernels %s; of %d turns, the best but for the share, the median\n"
+      "%-36s %8s %12s %18s %11s %19s %7s  %s\n",
       flags.model.model_path.c_str(), static_cast<long long>(flags.batch_size), host->ops().name,
-      bandwidth[0] * 1e-9, "layout", "context", "a step", "", "must read", "", "", "over first");
+      kTurns, "layout", "context", "a step", "", "must read", "of what memory gives", "share",
+      "over first");
   std::vector<NamedTimes> tables;
   for (size_t r = 0; r < results.size(); ++r) {
-    Print(results[r], needed, bandwidth[r], flags);
+    Print(results[r], needed, flags);
     for (size_t i = 0; i < all.size(); ++i) {
       const Timing& timing = results[r].timings[i];
       tables.push_back({Text(results.size() > 1 ? Text(r == 0 ? "1st " : "2nd ") : "", "at ",

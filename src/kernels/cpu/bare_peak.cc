@@ -139,19 +139,26 @@ double MeasureReadBandwidth(int64_t bytes) {
 }
 
 double MeasureReadBandwidth(int64_t bytes, int threads) {
-  std::vector<Buffer> blocks;
-  for (int i = 0; i < threads; ++i) blocks.emplace_back(bytes);
+  return MemoryReaders(bytes, threads).Measure(kRuns);
+}
+
+MemoryReaders::MemoryReaders(int64_t bytes, int threads) : team_(threads) {
+  for (int i = 0; i < threads; ++i) blocks_.emplace_back(bytes);
+}
+
+double MemoryReaders::Measure(int runs) {
   const auto read = Reader();
-  ThreadTeam team(threads);
   double best = 0;
   // In wall time, since what counts is what the threads get at the same time.
-  for (int run = 0; run < kRuns; ++run) {
+  for (int run = 0; run < runs; ++run) {
     const int64_t begin_ns = NowNs();
-    team.ParallelFor(threads, [&](int64_t i, int) {
-      read(static_cast<const char*>(blocks[static_cast<size_t>(i)].data()), bytes);
+    team_.ParallelFor(team_.size(), [&](int64_t i, int) {
+      const Buffer& block = blocks_[static_cast<size_t>(i)];
+      read(block.as<char>(), block.bytes());
     });
     const double seconds = static_cast<double>(NowNs() - begin_ns) * 1e-9;
-    best = std::max(best, static_cast<double>(bytes) * threads / seconds);
+    const auto bytes = static_cast<double>(blocks_[0].bytes()) * team_.size();
+    best = std::max(best, bytes / seconds);
   }
   return best;
 }

@@ -2,6 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/thread_team.h"
 
 namespace causeway {
 
@@ -20,6 +24,18 @@ double MeasureReadBandwidth(int64_t bytes);
 inline constexpr int64_t kBandwidthBlock = int64_t{256} << 20;
 // The same of `threads` threads together, each with a block of its own.
 double MeasureReadBandwidth(int64_t bytes, int threads);
+
+// The same for whoever measures more than once, as what neighbours leave of it comes and goes.
+class MemoryReaders {
+ public:
+  MemoryReaders(int64_t bytes, int threads);
+  // Bytes a second of the best of `runs`.
+  double Measure(int runs);
+
+ private:
+  std::vector<Buffer> blocks_;
+  ThreadTeam team_;
+};
 
 // Seconds of processor time that the calling thread has had: what others run beside it does not
 // count, though it may empty the caches.
