@@ -1,11 +1,15 @@
 #include "engine/rank_worker.h"
 
 #include <new>
+#include <thread>
 
 namespace causeway {
 namespace {
 constexpr int64_t kIdleWaitMs = 1000;  // how often an idle rank looks whether it should end
-}
+// How long a rank looks for the next step before it sleeps: decode steps follow each other soon,
+// and to wake a thread takes longer than what lies between them.
+constexpr int64_t kAwakeNs = 100'000;
+}  // namespace
 
 RankWorker::RankWorker(const Weights& weights, const KvCache& cache, const RopeTable& rope,
                        const OpTable& table, const Layout& layout, int rank, std::vector<int> cpus,
@@ -45,6 +49,8 @@ void RankWorker::Loop() {
   // For this thread as for the team's: results must not depend on which of them computes.
   const ScopedFlushDenormals flush;
   for (;;) {
+    const int64_t ended_ns = NowNs();
+    while (jobs_.size() == 0 && NowNs() - ended_ns < kAwakeNs) std::this_thread::yield();
     const std::optional<Job> job = jobs_.Pop(Deadline::AfterMs(kIdleWaitMs));
     if (job.has_value()) {
       CHECK(done_.TryPush(RunStep(*job)), "the last step's status was not taken");

@@ -309,6 +309,7 @@ struct AbsorbedCase {
   bool selected = true;  // positions given, with holes
   float sharpness = 4.0f;
   int64_t gap = 0;
+  int64_t next_bytes = 0;  // to fetch meanwhile
   bool int8_rows = false;
 };
 
@@ -333,6 +334,7 @@ OpResult Run(const AbsorbedCase& c, const OpTable& table, uint64_t seed, void* s
   }
   const GuardedBytes q = RandomArray(c.type, Span(c.heads, dim, dim + c.gap), random);
   const OutputMatrix out(c.type, c.heads, c.latent, c.latent + 2 * c.gap);
+  const GuardedBytes next(c.next_bytes);
   table.absorbed_attention({.type = c.type,
                             .q = q.data(),
                             .q_stride = dim + c.gap,
@@ -346,7 +348,9 @@ OpResult Run(const AbsorbedCase& c, const OpTable& table, uint64_t seed, void* s
                             .out = out.data(),
                             .out_stride = c.latent + 2 * c.gap,
                             .scratch = scratch,
-                            .int8_rows = c.int8_rows});
+                            .int8_rows = c.int8_rows,
+                            .next = next.data(),
+                            .next_bytes = c.next_bytes});
   OpResult result;
   out.Collect(&result);
   return result;
@@ -357,7 +361,8 @@ void Add(const AbsorbedCase& c, std::vector<OpCase>* cases) {
   out.op = "absorbed_attention";
   out.name = Text("absorbed_attention ", NameOf(c.type), " heads=", c.heads, " latent=", c.latent,
                   " rope=", c.rope, " count=", c.count, " selected=", c.selected,
-                  " sharpness=", c.sharpness, " gap=", c.gap, " int8_rows=", c.int8_rows);
+                  " sharpness=", c.sharpness, " gap=", c.gap, " next_bytes=", c.next_bytes,
+                  " int8_rows=", c.int8_rows);
   out.work = c.heads * c.count * (2 * c.latent + c.rope);
   out.exact = false;
   out.fused = true;
@@ -396,6 +401,10 @@ void AddAbsorbed(DType type, bool int8_rows, std::vector<OpCase>* cases) {
   }
   add({.heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 0.0f});
   add({.heads = 5, .latent = 32, .rope = 16, .count = 150, .sharpness = 300.0f});
+  // What is to fetch ends before the keys do, and after.
+  for (const int64_t next_bytes : {100, 70'000, 1'000'000}) {
+    add({.heads = 8, .latent = 128, .rope = 32, .count = 600, .next_bytes = next_bytes});
+  }
 }
 
 }  // namespace

@@ -271,6 +271,9 @@ struct AbsorbedAttentionArgs {
   int64_t out_stride;
   void* scratch;
   bool int8_rows = false;  // pages hold rows as in DequantizeArgs; type is bf16
+  // Memory that is read next, of which some comes to the second-level cache meanwhile. Or null.
+  const void* next = nullptr;
+  int64_t next_bytes = 0;
 };
 
 // Lightning indexer scores of m queries against the keys of pages [page_begin, page_end):

@@ -11,6 +11,8 @@ namespace {
 // Heads of a tile of the absorbed kernel (kernels/cpu/absorbed_attention.inc): items are whole
 // tiles.
 constexpr int64_t kHeadTile = 4;
+// Of the weights that are read after attention, what may come to the second-level cache before.
+constexpr int64_t kAhead = 640 << 10;
 
 // Heads of one item of absorbed attention: all, unless that leaves workers without an item.
 int64_t HeadsOfItem(int64_t heads, int64_t rows, int64_t workers) {
@@ -246,6 +248,9 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
     }
   });
 
+  // The value weights of all heads lie in one piece. One row reads them from memory; more find them
+  // in the cache but for the first.
+  const Weight& first_value = w.w_uv[static_cast<size_t>(heads_.begin)];
   const int64_t group = HeadsOfItem(heads, rows, ops_.team().size());
   const int64_t groups = (heads + group - 1) / group;
   ops_.ForEach(rows * groups, [&](int64_t item, void* scratch) {
@@ -269,7 +274,10 @@ void Forward::AttendAbsorbed(const AttentionWeights& w, const LocalStep& step, i
          .out = weighted.Columns(head * rank, heads * rank).row(row),
          .out_stride = rank,
          .scratch = scratch,
-         .int8_rows = cache_.shape().int8_kv});
+         .int8_rows = cache_.shape().int8_kv,
+         .next = first_value.packed(),
+         .next_bytes =
+             rows == 1 && groups == 1 ? std::min(heads * first_value.bytes(), kAhead) : 0});
   });
 
   ops_.ForEach(heads, [&](int64_t head, void* scratch) {

@@ -6,6 +6,13 @@
 #include "model/router.h"
 
 namespace causeway {
+namespace {
+
+// Slots, of all experts together, up to which memory bounds the experts' products.
+constexpr int64_t kStreamedSlots = 128;
+
+}  // namespace
+
 void Forward::FeedForward(int64_t layer, const LocalStep& step, View<float, 2> x) {
   const LayerWeights& w = weights_.layer(layer);
   if (!w.is_moe) {
@@ -204,7 +211,9 @@ Rows Forward::ExpertProducts(int64_t layer, const Activation& input, const Exper
 //
 // First all slots' silu(gate) * up, by expert and run of rows; then the down projections by column
 // panel: one worker adds all experts' outputs to its columns, in ascending expert order, so that
-// the sum's order is fixed without a buffer of outputs.
+// the sum's order is fixed without a buffer of outputs. Many slots go panel by panel, whose outputs
+// stay in the cache; few, which memory bounds, take as many panels of an expert in one stream as a
+// worker has.
 void Forward::ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<float, 2> x) {
   const ArenaScope scope(arena_);  // the slots' products go before the shared expert's come
   const TraceZone zone(trace_, "experts", static_cast<int32_t>(layer));
@@ -227,15 +236,18 @@ void Forward::ExpertsAtHome(int64_t layer, const RoutedTokens& tokens, View<floa
   const Activation output = ops_.Prepare(product, w.down_type, arena_);
   const int64_t all_panels = (config_.hidden_size + kPanel - 1) / kPanel;
   const Range panels = together ? tp_.HostRows(all_panels) : Range{0, all_panels};
-  ops_.ForEach(panels.size(), [&](int64_t item, void* scratch) {
-    const int64_t panel = panels.begin + item;
+  const int64_t workers = ops_.team().size();
+  const int64_t run = order.slots() > kStreamedSlots ? 1 : (panels.size() + workers - 1) / workers;
+  const int64_t items = run == 0 ? 0 : (panels.size() + run - 1) / run;
+  ops_.ForEach(items, [&](int64_t item, void* scratch) {
+    const int64_t first_panel = panels.begin + item * run;
     for (int64_t e = 0; e < config_.n_routed_experts; ++e) {
       const int64_t begin = order.first[static_cast<size_t>(e)];
       const int64_t end = order.first[static_cast<size_t>(e) + 1];
       if (begin == end) continue;
       GemmArgs args = GemmOf(output.Slice(begin, end), w.experts[static_cast<size_t>(e)].down);
-      args.panel_begin = panel;
-      args.panel_end = panel + 1;
+      args.panel_begin = first_panel;
+      args.panel_end = std::min(panels.end, first_panel + run);
       args.c = x.data();
       args.c_stride = x.stride(0);
       args.c_rows = order.row.data() + begin;

@@ -221,9 +221,13 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
   out.w_uk.resize(heads);
   out.w_uv.resize(heads);
   out.kv_b.resize(heads);
+  const DType mode = weights_.mode_;
+  // All heads of a kind in one piece of memory, in the order in which a decode step reads them.
+  for (Weight& w : out.w_uk) w = Weight(mode, rank, nope, 1, {}, &weights_.memory_);
+  for (Weight& w : out.w_uv) w = Weight(mode, value, rank, 1, {}, &weights_.memory_);
+  for (Weight& w : out.kv_b) w = Weight(mode, nope + value, rank, 1, {}, &weights_.memory_);
   for (size_t head = 0; head < heads; ++head) {
-    const DType mode = weights_.mode_;
-    AddTask(2 * (nope + value) * rank * SizeOf(mode), [=, &out, &memory = weights_.memory_] {
+    AddTask(2 * (nope + value) * rank * SizeOf(mode), [=, &out] {
       std::vector<float> rows(static_cast<size_t>((nope + value) * rank));
       const int64_t first = (share.begin + static_cast<int64_t>(head)) * (nope + value);
       DequantizeRows(stored, first, first + nope + value, rows.data());
@@ -233,11 +237,8 @@ Status WeightLoader::AddHeads(const std::string& module, AttentionWeights& out) 
           transposed[static_cast<size_t>(j * nope + i)] = rows[static_cast<size_t>(i * rank + j)];
         }
       }
-      out.w_uk[head] = Weight(mode, rank, nope, 1, {}, &memory);
       out.w_uk[head].PackRows(0, rank, transposed.data());
-      out.w_uv[head] = Weight(mode, value, rank, 1, {}, &memory);
       out.w_uv[head].PackRows(0, value, rows.data() + nope * rank);
-      out.kv_b[head] = Weight(mode, nope + value, rank, 1, {}, &memory);
       out.kv_b[head].PackRows(0, nope + value, rows.data());
       return Status();
     });

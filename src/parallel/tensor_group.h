@@ -62,6 +62,9 @@ class TensorGroup {
                     int64_t unit);
 
  private:
+  // Calls add(row, sum) for each row, where sum(c) is the sum of all parts in column c.
+  template <typename T, typename Add>
+  void ForEachSum(CollectiveName name, int64_t rows, int64_t cols, const Add& add);
   // The sum of all parts, [rows, cols].
   template <typename T>
   const T* TreeSum(CollectiveName name, int64_t rows, int64_t cols);
