@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -14,14 +15,58 @@
 
 namespace causeway {
 namespace {
-constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr size_t kHugePage = size_t{2} << 20;
 constexpr int kMadviseCollapse = 25;  // MADV_COLLAPSE, Linux 6.1; older ones refuse it
 
 // From two huge pages on: rounding up to whole ones then costs at most half as much again.
-int64_t AlignmentOf(int64_t bytes) { return bytes >= 2 * kHugePage ? kHugePage : 64; }
+int64_t AlignmentOf(int64_t bytes) {
+  constexpr auto kHuge = static_cast<int64_t>(kHugePage);
+  return bytes >= 2 * kHuge ? kHuge : 64;
+}
 size_t Rounded(int64_t bytes) {
   const int64_t alignment = AlignmentOf(bytes);
   return static_cast<size_t>((bytes + alignment - 1) / alignment * alignment);
+}
+size_t SmallPage() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+
+// Maps `bytes`, whole huge pages, to a border of huge pages; null, with errno, if it can't be had.
+void* MapHuge(size_t bytes, int flags, int fd) {
+  // mmap aligns to small pages only: a larger range is reserved and its ends given back.
+  void* const range = mmap(nullptr, bytes + kHugePage, PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (range == MAP_FAILED) return nullptr;
+  const auto begin = reinterpret_cast<uintptr_t>(range);
+  const uintptr_t end = begin + bytes + kHugePage;
+  // The upper end of the range: Linux places ranges downwards, so the next one lies right below,
+  // and the kernel, which allows a process 65530 mappings, makes them one.
+  const uintptr_t aligned = begin / kHugePage * kHugePage + kHugePage;
+  munmap(range, aligned - begin);
+  if (aligned + bytes < end) {
+    munmap(reinterpret_cast<void*>(aligned + bytes), end - aligned - bytes);
+  }
+  void* const data = mmap(reinterpret_cast<void*>(aligned), bytes, PROT_READ | PROT_WRITE,
+                          flags | MAP_FIXED, fd, 0);
+  if (data != MAP_FAILED) return data;
+  const int error = errno;
+  munmap(reinterpret_cast<void*>(aligned), bytes);
+  errno = error;
+  return nullptr;
+}
+
+// Makes huge pages of shared memory that is spread over nodes and has no pages yet.
+void CollapseShared(char* data, size_t bytes) {
+  // By default Linux gives shared memory small pages whatever was advised (shmem_enabled). Those
+  // that exist it collapses on demand: one in each huge page is enough, and the huge page lies on
+  // the node of that one. Small pages take turns among the nodes, and huge pages shall too: in huge
+  // page h it is a small page whose number leaves the remainder h. With 3 nodes and 512 small
+  // pages in a huge one: pages 0, 512 + 2, 1024 + 1, 1536 + 0, ...
+  const size_t nodes = std::max<size_t>(1, MemoryNodes().size());
+  const size_t pages = kHugePage / SmallPage();
+  for (size_t h = 0; h * kHugePage < bytes; ++h) {
+    const size_t turn = (h + nodes - h * pages % nodes) % nodes;
+    data[h * kHugePage + turn % pages * SmallPage()] = 0;
+  }
+  madvise(data, bytes, kMadviseCollapse);
 }
 
 }  // namespace
@@ -30,11 +75,19 @@ Buffer Buffer::Untouched(int64_t bytes) {
   CHECK(bytes >= 0, bytes);
   Buffer out;
   if (bytes == 0) return out;
-  out.data_ = std::aligned_alloc(static_cast<size_t>(AlignmentOf(bytes)), Rounded(bytes));
+  const size_t rounded = Rounded(bytes);
+  const bool huge = AlignmentOf(bytes) == kHugePage;
+  // Never large memory from the heap: malloc gives out pages again that lie where somebody else
+  // wrote them first, and free would leave the policy of spread memory on pages for others.
+  out.data_ = huge ? MapHuge(rounded, MAP_PRIVATE | MAP_ANONYMOUS, -1)
+                   : std::aligned_alloc(static_cast<size_t>(AlignmentOf(bytes)), rounded);
   if (out.data_ == nullptr) throw StartError(Text("out of memory: can't get ", bytes, " bytes"));
   out.bytes_ = bytes;
-  // Only a hint: where huge pages are off, it fails and small ones serve.
-  if (AlignmentOf(bytes) == kHugePage) madvise(out.data_, Rounded(bytes), MADV_HUGEPAGE);
+  if (huge) {
+    out.mapped_bytes_ = static_cast<int64_t>(rounded);
+    // Only a hint: where huge pages are off, it fails and small ones serve.
+    madvise(out.data_, rounded, MADV_HUGEPAGE);
+  }
   return out;
 }
 
@@ -42,8 +95,7 @@ Buffer::Buffer(int64_t bytes) : Buffer(Untouched(bytes)) { Zero(); }
 
 Buffer Buffer::Spread(int64_t bytes) {
   Buffer out = Untouched(bytes);
-  if (AlignmentOf(bytes) == kHugePage)
-    SpreadOverNodes(out.data_, static_cast<int64_t>(Rounded(bytes)));
+  SpreadOverNodes(out.data_, out.mapped_bytes_);
   out.Zero();
   return out;
 }
@@ -62,32 +114,18 @@ Buffer Buffer::Shared(int64_t bytes) {
       fcntl(out.shared_fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
     throw fail();
   }
-  // mmap aligns to small pages only: a larger range is reserved and its ends given back.
-  const size_t alignment = static_cast<size_t>(AlignmentOf(bytes));
-  const size_t slack = alignment > 64 ? alignment : 0;
-  void* const range = mmap(nullptr, rounded + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (range == MAP_FAILED) throw fail();
-  const auto begin = reinterpret_cast<uintptr_t>(range);
-  const uintptr_t aligned = slack == 0 ? begin : (begin + slack - 1) / slack * slack;
-  if (aligned > begin) munmap(range, aligned - begin);
-  if (aligned - begin < slack) {
-    munmap(reinterpret_cast<void*>(aligned + rounded), slack - (aligned - begin));
-  }
-  out.data_ = mmap(reinterpret_cast<void*>(aligned), rounded, PROT_READ | PROT_WRITE,
-                   MAP_SHARED | MAP_FIXED, out.shared_fd_, 0);
-  if (out.data_ == MAP_FAILED) {
-    out.data_ = nullptr;
-    throw fail();
-  }
+  const bool huge = AlignmentOf(bytes) == kHugePage;
+  void* const data =
+      huge ? MapHuge(rounded, MAP_SHARED, out.shared_fd_)
+           : mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_SHARED, out.shared_fd_, 0);
+  if (data == nullptr || data == MAP_FAILED) throw fail();
+  out.data_ = data;
   out.mapped_bytes_ = static_cast<int64_t>(rounded);
   out.bytes_ = bytes;
-  if (slack > 0) {
+  if (huge) {
     madvise(out.data_, rounded, MADV_HUGEPAGE);
     SpreadOverNodes(out.data_, out.mapped_bytes_);
-    // By default Linux gives shared memory small pages whatever was advised (shmem_enabled). Those
-    // that exist it collapses on demand: one in each huge page is enough.
-    for (size_t i = 0; i < rounded; i += slack) out.as<char>()[i] = 0;
-    madvise(out.data_, rounded, kMadviseCollapse);
+    CollapseShared(out.as<char>(), rounded);
   }
   out.Zero();
   return out;
@@ -119,7 +157,13 @@ StatusOr<Buffer> Buffer::ReadOnly(int fd, int64_t bytes) {
 }
 
 void Buffer::Zero() {
-  if (bytes_ > 0) std::memset(data_, 0, Rounded(bytes_));
+  if (mapped_bytes_ > 0) {
+    // Zero already: to be written once is enough.
+    volatile char* const data = as<char>();
+    for (size_t at = 0; at < Rounded(bytes_); at += SmallPage()) data[at] = 0;
+  } else if (bytes_ > 0) {
+    std::memset(data_, 0, Rounded(bytes_));
+  }
 }
 
 Buffer::~Buffer() {

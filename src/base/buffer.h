@@ -9,14 +9,14 @@
 
 namespace causeway {
 
-// Bytes aligned to 64 (to 2 MiB, with a hint for huge pages, from 4 MiB on) and set to zero.
-// Throws StartError if the memory can't be had.
+// Bytes aligned to 64 and set to zero; from 4 MiB on fresh from the system, aligned to 2 MiB and
+// with a hint for huge pages. Throws StartError if the memory can't be had.
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t bytes);
-  // The same, not set to anything: where the system gives out fresh pages, those that nobody writes
-  // to take no memory.
+  // The same, not set to anything. From 4 MiB on, each page lies on the NUMA node of the thread
+  // that first writes to it, and takes no memory if none does.
   static Buffer Untouched(int64_t bytes);
   // As Buffer(bytes), on all NUMA nodes in turn (from 4 MiB on): for what all ranks of a host read.
   static Buffer Spread(int64_t bytes);
@@ -52,7 +52,8 @@ class Buffer {
   }
 
  private:
-  // Takes every page now, so that none has to be fetched from the system inside a step.
+  // Sets all to zero and takes every page now, so that none has to be fetched from the system
+  // inside a step.
   void Zero();
 
   void* data_ = nullptr;

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "base/log.h"
+#include "base/numa.h"
 #include "engine/rank_worker.h"
 #include "engine/step_broadcast.h"
 #include "model/cost.h"
@@ -16,14 +17,6 @@ namespace causeway {
 namespace {
 
 constexpr int kWatchdogExit = 70;  // EX_SOFTWARE of sysexits.h
-
-// CPUs of a rank's threads: ranks side by side; empty (no pinning) when there are too few CPUs.
-std::vector<int> CpusOf(int rank, int threads, int world, const std::vector<int>& allowed) {
-  // One CPU for each thread or no pinning: two that share one would wait for each other.
-  if (static_cast<size_t>(world) * static_cast<size_t>(threads) > allowed.size()) return {};
-  const auto first = allowed.begin() + rank * threads;
-  return {first, first + threads};
-}
 
 // As many ranks, layers and experts.
 bool SameShape(const std::vector<ExpertCounts>& a, const std::vector<ExpertCounts>& b) {
@@ -71,12 +64,17 @@ RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTab
       context_links[static_cast<size_t>(group[member] - first)] = std::move(links[member]);
     }
   }
-  const std::vector<int> allowed = options.pin_threads ? AllowedCpus() : std::vector<int>();
+  // One CPU for each thread or no pinning: two that share one would wait for each other.
+  std::vector<std::vector<int>> cpus;
+  if (options.pin_threads) {
+    cpus = PlaceRanks(PlacesOf(AllowedCpus()), count, layout.threads_per_rank);
+  }
+  cpus.resize(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
     const auto at = static_cast<size_t>(i);
     workers_.push_back(std::make_unique<RankWorker>(
-        weights, cache, rope, *options.ops, layout, first + i,
-        CpusOf(i, layout.threads_per_rank, count, allowed), options.keep_trace_events,
+        weights, cache, rope, *options.ops, layout, first + i, std::move(cpus[at]),
+        options.keep_trace_events,
         RankLinks{std::move(host_links[at]), std::move(tensor_links[at]),
                   std::move(context_links[at])}));
     lanes_.push_back(&workers_.back()->trace());

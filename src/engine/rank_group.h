@@ -27,7 +27,7 @@ struct RankGroupOptions {
   Layout layout;
   const OpTable* ops = nullptr;
   bool keep_trace_events = false;
-  bool pin_threads = true;  // rank r's threads to CPUs r * threads_per_rank, ...
+  bool pin_threads = true;  // each thread to a CPU of its own (PlaceRanks), if there are enough
   int64_t collective_timeout_ms = 120'000;
   int64_t watchdog_timeout_ms = 300'000;  // a step that takes longer ends the process
   // How long ranks get then to leave their collectives, before it ends without waiting for them.

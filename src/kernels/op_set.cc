@@ -39,8 +39,11 @@ Activation Activation::Of(DType type, DType weight_type, int64_t rows, int64_t c
 }
 
 OpSet::OpSet(const OpTable& table, ThreadTeam& team) : table_(table), team_(team) {
-  // One scratch memory per worker: ops of one item need not allocate.
-  for (int worker = 0; worker < team.size(); ++worker) scratch_.emplace_back(kScratchBytes);
+  // One scratch memory per worker: ops of one item need not allocate. Each worker is the first to
+  // write to its own, which so lies on its NUMA node.
+  for (int worker = 0; worker < team.size(); ++worker) {
+    scratch_.push_back(Buffer::Untouched(kScratchBytes));
+  }
 }
 
 void OpSet::ForEach(int64_t items, const std::function<void(int64_t, void*)>& body) const {
