@@ -252,6 +252,8 @@ void AddGemmCases(std::vector<OpCase>* cases) {
     Add({.type = type, .m = 131, .n = 17, .k = 2048, .gather = true}, cases);
     Add({.type = type, .m = 70, .n = 16, .k = 4104, .epilogue = Epilogue::kAddF32}, cases);
     Add({.type = type, .m = 3, .n = 16, .k = 270000, .epilogue = Epilogue::kStoreBf16}, cases);
+    // Long rows that are read where they lie: for fp8, blocks as large as those of short ones.
+    Add({.type = type, .m = 193, .n = 16, .k = 11008, .segments = 32, .gap = 32}, cases);
     // Values whose products underflow: all kernels must flush them alike.
     if (type != DType::kI8) {
       for (const int64_t k : {2, 8, 64}) {
