@@ -240,8 +240,8 @@ Status RunInspect(const InspectFlags& flags) {
                    .int8_index = options.int8_index,
                    .int8_kv = options.int8_kv};
   const LayoutReport ranks(config, layout, sizes, kv.BytesPerToken(),
-                           PrefillScratchBound(config, layout, options.dtype, kLongPrompt,
-                                               flags.model.chunked_prefill_size));
+                           PrefillScratchBound(config, layout, options.dtype, options.int8_index,
+                                               kLongPrompt, flags.model.chunked_prefill_size));
   if (flags.json) {
     nlohmann::json report = {{"model", options.model_path},
                              {"model_type", config.model_type},

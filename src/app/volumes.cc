@@ -33,7 +33,8 @@ VolumeReport::VolumeReport(const Weights& weights, const KvShape& cache, const L
                              .begin = begin,
                              .pages = {},
                              .logits = end == tokens ? LogitsWanted::kLast : LogitsWanted::kNone});
-    const StepSlices slices = SlicesOf(batch, layout, PartitionCost(config, layout));
+    const StepSlices slices =
+        SlicesOf(batch, layout, PartitionCost(config, layout, cache.int8_index));
     const auto add = [](std::vector<Row>& rows, const std::vector<Volume>& volumes) {
       for (const Volume& volume : volumes) {
         Row& row = RowOf(rows, volume.operation);

@@ -78,8 +78,9 @@ class Needle : public testing::TestWithParam<const char*> {
     for (int64_t begin = 0; begin < kLength;) {
       const int64_t end = chunk <= 0 ? kLength : std::min(kLength, begin + chunk);
       borders.insert(begin);
-      for (const auto& slices : Partition(layout.partition, layout.cp,
-                                          PartitionCost(host_->config(), layout), {{begin, end}})) {
+      for (const auto& slices : Partition(
+               layout.partition, layout.cp,
+               PartitionCost(host_->config(), layout, /*int8_index=*/false), {{begin, end}})) {
         for (const Slice& slice : slices) borders.insert(slice.begin);
       }
       begin = end;

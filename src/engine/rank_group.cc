@@ -31,7 +31,9 @@ bool SameShape(const std::vector<ExpertCounts>& a, const std::vector<ExpertCount
 
 RankGroup::RankGroup(const Weights& weights, const KvCache& cache, const RopeTable& rope,
                      const RankGroupOptions& options)
-    : weights_(weights), options_(options), cost_(PartitionCost(weights.config(), options.layout)) {
+    : weights_(weights),
+      options_(options),
+      cost_(PartitionCost(weights.config(), options.layout, cache.shape().int8_index)) {
   const Layout& layout = options_.layout;
   const int count = layout.ranks_per_host();
   const int first = options.host * count;

@@ -149,10 +149,11 @@ DecodeBytes NecessaryDecodeBytes(const Weights& weights, const KvShape& shape, i
   return out;
 }
 
-TokenCost PartitionCost(const ModelConfig& c, const Layout& layout) {
+TokenCost PartitionCost(const ModelConfig& c, const Layout& layout, bool int8_index) {
   const double layers = D(c.num_hidden_layers);
   TokenCost cost;
   cost.linear = layers * (ProjectionFlops(c) + IndexProjectionFlops(c)) + FeedForwardFlops(c);
+  if (c.quant_method == QuantMethod::kInt8) cost.linear *= kInt8Weight;
   const auto sharing = static_cast<int>(ContextGroup(layout, 0).size());
   if (sharing < layout.cp) cost.again = layers * ExpandFlops(c) / sharing;
   cost.dense = kMaterialisedWeight * layers * MaterialisedKeyFlops(c);
@@ -160,6 +161,7 @@ TokenCost PartitionCost(const ModelConfig& c, const Layout& layout) {
     cost.dense_end = MaterialisedEnd(c);
     cost.flat = kAbsorbedWeight * layers * AbsorbedKeyFlops(c) * D(c.index_topk);
     cost.index = kIndexWeight * layers * 2.0 * D(c.index_n_heads * c.index_head_dim);
+    if (int8_index) cost.index *= kInt8Weight;
     cost.index_from = c.index_topk;
   }
   return cost;

@@ -65,10 +65,12 @@ DecodeBytes NecessaryDecodeBytes(const Weights& weights, const KvShape& shape, i
 inline constexpr double kAbsorbedWeight = 1.05;
 inline constexpr double kMaterialisedWeight = 1.1;
 inline constexpr double kIndexWeight = 1.1;
+// The same of products of int8 weights and of int8 index keys, in linear layers and index scores.
+inline constexpr double kInt8Weight = 0.59;
 
 // The cost of a token as this engine computes it, for parallel::Partition: FLOPs, weighted.
 // Ranks of a host expand keys for each other (model/attention_blocks.h), each an equal share: what
-// is left of `again` is between hosts.
-TokenCost PartitionCost(const ModelConfig& config, const Layout& layout);
+// is left of `again` is between hosts. int8_index: index keys are int8 (KvShape).
+TokenCost PartitionCost(const ModelConfig& config, const Layout& layout, bool int8_index);
 
 }  // namespace causeway

@@ -166,8 +166,13 @@ TEST(MaterialisedEnd, IsTheFirstPageBorderFromWhichOnAbsorbedHeadsAreCheaper) {
 }
 
 TEST(PartitionCost, IsTheWeightedCountOfWhatTheEngineComputes) {
-  for (const ModelConfig& config : {Dense(), Sparse(), PlainQueries()}) {
-    const TokenCost cost = PartitionCost(config, {.cp = 2, .hosts = 2});
+  ModelConfig int8 = Sparse();
+  int8.quant_method = QuantMethod::kInt8;
+  for (const ModelConfig& config : {Dense(), Sparse(), PlainQueries(), int8}) {
+    const bool int8_index = config.quant_method == QuantMethod::kInt8;
+    const double linear_weight = int8_index ? kInt8Weight : 1.0;
+    const double index_weight = kIndexWeight * linear_weight;
+    const TokenCost cost = PartitionCost(config, {.cp = 2, .hosts = 2}, int8_index);
     const int64_t form_end = MaterialisedEnd(config);
     for (const auto& [begin, end] : kRanges) {
       const FlopCounts count = Count(config, begin, end, 0, /*as_computed=*/true);
@@ -177,8 +182,9 @@ TEST(PartitionCost, IsTheWeightedCountOfWhatTheEngineComputes) {
                                             config.index_n_heads * config.index_head_dim);
       }
       const int64_t middle = std::clamp(form_end, begin, end);
+      const double linear = count.projections + count.indexer - scores + count.feed_forward;
       const double expected =
-          count.total() + (kIndexWeight - 1.0) * scores +
+          count.total() + (index_weight - 1.0) * scores + (linear_weight - 1.0) * linear +
           (kMaterialisedWeight - 1.0) * Count(config, begin, middle, 0, true).attention +
           (kAbsorbedWeight - 1.0) * Count(config, middle, end, 0, true).attention;
       EXPECT_NEAR(cost.Of(begin, end), expected, 1e-9 * expected)

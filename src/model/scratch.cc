@@ -207,8 +207,8 @@ ScratchBytes ScratchBound(const ModelConfig& c, const Layout& layout, DType type
 }
 
 ScratchBytes PrefillScratchBound(const ModelConfig& config, const Layout& layout, DType type,
-                                 int64_t tokens, int64_t chunk) {
-  const TokenCost cost = PartitionCost(config, layout);
+                                 bool int8_index, int64_t tokens, int64_t chunk) {
+  const TokenCost cost = PartitionCost(config, layout, int8_index);
   if (chunk <= 0) chunk = tokens;
   ScratchBytes out;
   for (int64_t begin = 0; begin < tokens; begin += chunk) {

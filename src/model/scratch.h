@@ -74,8 +74,8 @@ ScratchBytes ScratchBound(const ModelConfig& config, const Layout& layout, DType
                           const StepSize& step);
 
 // The same over the steps of a prompt of `tokens` that is computed alone in chunks of `chunk`
-// tokens (-1: at once), for the rank that needs most.
+// tokens (-1: at once), for the rank that needs most. int8_index as in PartitionCost.
 ScratchBytes PrefillScratchBound(const ModelConfig& config, const Layout& layout, DType type,
-                                 int64_t tokens, int64_t chunk);
+                                 bool int8_index, int64_t tokens, int64_t chunk);
 
 }  // namespace causeway

@@ -54,7 +54,8 @@ ModelConfig Mini(ModelConfig c) {
 }
 
 int64_t Bound(const ModelConfig& config, const Layout& layout, int64_t chunk) {
-  return PrefillScratchBound(config, layout, DType::kBf16, kPrompt, chunk).total();
+  return PrefillScratchBound(config, layout, DType::kBf16, /*int8_index=*/false, kPrompt, chunk)
+      .total();
 }
 
 TEST(Scratch, APromptOf64KOfTheRealModelsStaysBelow300MegabytesARankAtCp8) {
