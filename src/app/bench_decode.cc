@@ -17,7 +17,7 @@
 namespace causeway {
 namespace {
 
-constexpr int kTurns = 21; // and one before, untimed, that warms caches and memory
+constexpr int kTurns = 21;  // and one before, untimed, that warms caches and memory
 // Of memory, for each thread: far more than its caches hold, and soon read.
 constexpr int64_t kMemoryBlock = int64_t{64} << 20;
 constexpr int kMemoryRuns = 3;
