@@ -1,20 +1,31 @@
 #include "engine/rank_worker.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <new>
-#include <thread>
 
 namespace causeway {
 namespace {
 constexpr int64_t kIdleWaitMs = 1000;  // how often an idle rank looks whether it should end
-// How long a rank looks for the next step before it sleeps: decode steps follow each other soon,
-// and to wake a thread takes longer than what lies between them.
-constexpr int64_t kAwakeNs = 100'000;
+// How long a rank looks for the next step before it sleeps, where it has a CPU of its own: decode
+// steps follow each other soon, and to wake a thread takes longer than what lies between them.
+constexpr int64_t kAwakeNs = 50'000;
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#endif
+}
+
 }  // namespace
 
 RankWorker::RankWorker(const Weights& weights, const KvCache& cache, const RopeTable& rope,
                        const OpTable& table, const Layout& layout, int rank, std::vector<int> cpus,
                        bool keep_trace_events, RankLinks links)
     : rank_(rank),
+      pinned_(!cpus.empty()),
       trace_(keep_trace_events),
       links_(std::move(links)),
       team_(layout.threads_per_rank, std::move(cpus)),
@@ -50,7 +61,9 @@ void RankWorker::Loop() {
   const ScopedFlushDenormals flush;
   for (;;) {
     const int64_t ended_ns = NowNs();
-    while (jobs_.size() == 0 && NowNs() - ended_ns < kAwakeNs) std::this_thread::yield();
+    // Never by giving way: where others want the CPU, a thread that gave way comes after all of
+    // them, and one that slept comes first.
+    while (pinned_ && jobs_.size() == 0 && NowNs() - ended_ns < kAwakeNs) Pause();
     const std::optional<Job> job = jobs_.Pop(Deadline::AfterMs(kIdleWaitMs));
     if (job.has_value()) {
       CHECK(done_.TryPush(RunStep(*job)), "the last step's status was not taken");

@@ -70,6 +70,7 @@ class RankWorker {
   Status RunStep(const Job& job);
 
   const int rank_;
+  const bool pinned_;
   TraceLane trace_;
   RankLinks links_;
   ThreadTeam team_;
