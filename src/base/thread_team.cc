@@ -5,25 +5,17 @@
 
 #include <pthread.h>
 #include <sched.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include <system_error>
 
 #include "base/check.h"
+#include "base/pause.h"
 
 namespace causeway {
 namespace {
 
 constexpr uint32_t kFlushBits = 0x8040;  // MXCSR: FTZ (bit 15) and DAZ (bit 6)
 constexpr int kSpins = 2000;  // a few microseconds before the thread sleeps in the kernel
-
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
-}
 
 }  // namespace
 

@@ -1,10 +1,8 @@
 #include "engine/rank_worker.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include <new>
+
+#include "base/pause.h"
 
 namespace causeway {
 namespace {
@@ -12,12 +10,6 @@ constexpr int64_t kIdleWaitMs = 1000;  // how often an idle rank looks whether i
 // How long a rank looks for the next step before it sleeps, where it has a CPU of its own: decode
 // steps follow each other soon, and to wake a thread takes longer than what lies between them.
 constexpr int64_t kAwakeNs = 50'000;
-
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
-}
 
 }  // namespace
 

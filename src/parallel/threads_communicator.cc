@@ -1,9 +1,6 @@
 // A group whose ranks are threads of this process. Data mostly needs no moving: it lies in shared
 // memory, and a collective is a barrier in two phases. An exchange copies between two barriers.
 #include <sched.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include <atomic>
 #include <condition_variable>
@@ -15,6 +12,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/pause.h"
 #include "parallel/communicator.h"
 #include "parallel/mismatch.h"
 
@@ -25,12 +23,6 @@ namespace {
 // may be more ranks than cores), then sleeps.
 constexpr int kSpins = 200;
 constexpr int kYields = 100;
-
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
-}
 
 // An exchange is two barriers: kOffer, when all offers can be read, and kTaken, when all have been.
 enum class Kind : uint8_t { kBarrier, kOffer, kTaken };
